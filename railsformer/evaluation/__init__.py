@@ -1,0 +1,1 @@
+"""From logits to figures one can trust."""

@@ -1,0 +1,43 @@
+"""Shared fixtures."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _restore_random_state():
+    """Leave every global generator as it was, so that no test depends on another."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session")
+def tankyard() -> Path:
+    """The real railway CCTV beside the repository; tests that use it skip where it is absent."""
+    folder = SHARED / "data" / "tankyard"
+    if not folder.is_dir():
+        pytest.skip("no tankyard data beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2_small() -> Path:
+    """The real pretrained image transformer beside the repository."""
+    folder = SHARED / "models" / "dinov2-small"
+    if not folder.is_dir():
+        pytest.skip("no dinov2-small beside the repository")
+    return folder
