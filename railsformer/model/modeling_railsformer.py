@@ -1,0 +1,707 @@
+"""TimeSformer with five attention schemes over one attention module.
+
+What differs from the stock class: tokens are grouped by the input's own shape, space_only averages its frames,
+sparse_local_global and axial exist, attention runs through transformers' attention interface (SDPA by default), and
+`output_attentions` gives every step. Parameter names are stock's.
+
+Dimensions: B batch, T frames, C channels, H and W patches down and across, D hidden size, G groups, N tokens in a
+group. The token sequence at the module's boundary is CLS first, then patch-major: (h w t), as in HF checkpoints.
+
+Source: arXiv 2102.05095v4; facebookresearch/TimeSformer a5ef29a; transformers' timesformer.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedConfig
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+from .configuration_railsformer import RailsformerConfig
+from .weights import WeightReport, adapt_state_dict, image_model_config, image_model_state_dict
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["RailsformerForVideoClassification", "RailsformerModel", "RailsformerPreTrainedModel", "token_groups"]
+
+# How an axis of the (H, W, T) token grid takes part in a grouping:
+#   group    every position is a group of its own        member   all positions share a group
+#   half     two groups: first half, second half         residue  two groups: even positions, odd positions
+Role = Literal["group", "member", "half", "residue"]
+# Grouping -> roles of (h, w, t).
+GROUPINGS: dict[str, tuple[Role, Role, Role]] = {
+    "time": ("group", "group", "member"),  # one patch position over the frames
+    "space": ("member", "member", "group"),  # each frame
+    "joint": ("member", "member", "member"),  # everything
+    "local": ("half", "half", "member"),  # a quadrant over all frames
+    "global": ("residue", "residue", "residue"),  # every second patch along all three axes
+    "width": ("group", "member", "group"),  # one frame and row
+    "height": ("member", "group", "group"),  # one frame and column
+}
+
+
+class Step(NamedTuple):
+    """One attention step of a block: the prefix of its parameters, its grouping, whether CLS takes part."""
+
+    prefix: str
+    grouping: str
+    with_cls: bool
+
+
+# Attention type -> steps in order. The last step of a block has no prefix and no extra dense layer.
+# space_only runs each frame as a sample of its own, so its one step is joint over that frame.
+STEPS: dict[str, tuple[Step, ...]] = {
+    "divided_space_time": (Step("temporal_", "time", False), Step("", "space", True)),
+    "joint_space_time": (Step("", "joint", True),),
+    "space_only": (Step("", "joint", True),),
+    "sparse_local_global": (Step("local_", "local", True), Step("", "global", True)),
+    "axial": (Step("temporal_", "time", False), Step("width_", "width", True), Step("", "height", True)),
+}
+
+
+class TokenGrouping:
+    """Cuts patches (B, H*W*T, D) into groups (B, G, N, D) and puts them back; short groups are padded at their end.
+
+    An axis of size s is split in (outer, inner): group (s, 1), member (1, s), half (2, s/2), residue (s/2, 2). For
+    `half` the outer part names the group; for `residue` the inner one does. Odd sizes are padded to even ones first;
+    an axis of one position is never split, so no group is empty.
+    """
+
+    def __init__(self, grouping: str, grid: tuple[int, int, int]) -> None:
+        """Plan the regrouping for a grid of (H, W, T) patches."""
+        self.grid = grid
+        self.split: list[int] = []
+        group_dims: list[int] = []
+        member_dims: list[int] = []
+        for axis, (role, size) in enumerate(zip(GROUPINGS[grouping], grid, strict=True)):
+            outer_dim, inner_dim = 1 + 2 * axis, 2 + 2 * axis
+            parts = min(2, size)
+            length = -(-size // parts)
+            self.split += {
+                "group": (size, 1),
+                "member": (1, size),
+                "half": (parts, length),
+                "residue": (length, parts),
+            }[role]
+            names_group = inner_dim if role == "residue" else outer_dim
+            group_dims.append(names_group)
+            member_dims.append(outer_dim + inner_dim - names_group)
+        # Frames outermost among the groups, so that a group index reads (t, h, w); members stay (h, w, t).
+        group_dims = [group_dims[2], group_dims[0], group_dims[1]]
+        self.order = [0, *group_dims, *member_dims, 7]
+        self.inverse = [self.order.index(dim) for dim in range(8)]
+        sizes = [1, *self.split]
+        self.num_groups = sizes[group_dims[0]] * sizes[group_dims[1]] * sizes[group_dims[2]]
+        self.group_size = sizes[member_dims[0]] * sizes[member_dims[1]] * sizes[member_dims[2]]
+        self.padded = tuple(self.split[2 * axis] * self.split[2 * axis + 1] for axis in range(3))
+        self.is_padded = self.padded != grid
+
+    def cut(self, patches: torch.Tensor) -> torch.Tensor:
+        """b (h w t) d -> b g n d."""
+        batch, _, width = patches.shape
+        if self.is_padded:
+            patches = patches.view(batch, *self.grid, width)
+            missing = [pad - size for pad, size in zip(self.padded, self.grid, strict=True)]
+            patches = F.pad(patches, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+        patches = patches.reshape(batch, *self.split, width).permute(self.order)
+        return patches.reshape(batch, self.num_groups, self.group_size, width)
+
+    def join(self, groups: torch.Tensor) -> torch.Tensor:
+        """b g n d -> b (h w t) d, padding dropped."""
+        batch, _, _, width = groups.shape
+        sizes = [batch, *self.split, width]
+        patches = groups.reshape([sizes[dim] for dim in self.order]).permute(self.inverse)
+        if self.is_padded:
+            height, across, frames = self.grid
+            patches = patches.reshape(batch, *self.padded, width)[:, :height, :across, :frames]
+        return patches.reshape(batch, -1, width)
+
+    def indices(self, *, with_cls: bool) -> torch.Tensor:
+        """Indices into the token sequence (0 is CLS, -1 padding), shape (G, N) or (G, 1 + N)."""
+        height, across, frames = self.grid
+        tokens = torch.arange(1, 1 + height * across * frames, dtype=torch.float64).view(1, -1, 1)
+        table = self.cut(tokens).squeeze(-1).squeeze(0).long()
+        table[table == 0] = -1
+        if with_cls:
+            table = torch.cat((torch.zeros(self.num_groups, 1, dtype=torch.long), table), dim=1)
+        return table
+
+
+def token_groups(attention_type: str, num_frames: int, height: int, width: int) -> list[torch.Tensor]:
+    """Tell which tokens attend to each other, step by step of one block.
+
+    Args:
+        attention_type: One of the five schemes.
+        num_frames: Frames of the clip.
+        height: Patches down.
+        width: Patches across.
+
+    Returns:
+        One table a step, shape (groups, N): indices into the token sequence, 0 is CLS and -1 padding. For space_only
+        the sequence is that of one frame, CLS and its H*W patches, and stands for every frame.
+
+    Raises:
+        ValueError: If the scheme is unknown.
+    """
+    if attention_type not in STEPS:
+        raise ValueError(f"attention_type must be one of {', '.join(STEPS)}, got {attention_type!r}")
+    frames = 1 if attention_type == "space_only" else num_frames
+    return [
+        TokenGrouping(step.grouping, (height, width, frames)).indices(with_cls=step.with_cls)
+        for step in STEPS[attention_type]
+    ]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention with its matrix: query, key and value (B, heads, N, d) -> (B, N, heads, d) and (B, heads, N, N)."""
+    weights = query @ key.transpose(-2, -1) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.softmax(weights, dim=-1)
+    context = F.dropout(weights, p=dropout, training=module.training) @ value
+    return context.transpose(1, 2).contiguous(), weights
+
+
+class RailsformerPatchEmbeddings(nn.Module):
+    """Pixels to patch vectors, frame by frame."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the projection."""
+        super().__init__()
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(b t) c y x -> (b t) (h w) d."""
+        return self.projection(pixel_values).flatten(2).transpose(1, 2)
+
+
+class RailsformerEmbeddings(nn.Module):
+    """Patches, CLS, position table and time table.
+
+    A table that `position_embedding` leaves out is a buffer of zeros where stock would have a parameter: it is saved,
+    so that stock loads the checkpoint and gives our logits, and never trained.
+    """
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the tables at the config's size."""
+        super().__init__()
+        self.config = config
+        self.patch_embeddings = RailsformerPatchEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        height, width = config.grid
+        space_table = torch.zeros(1, 1 + height * width, config.hidden_size)
+        self._add_table("position_embeddings", space_table, learned=config.position_embedding != "none")
+        self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
+        if config.attention_type != "space_only":
+            time_table = torch.zeros(1, config.num_frames, config.hidden_size)
+            self._add_table("time_embeddings", time_table, learned=config.position_embedding == "space_time")
+            self.time_drop = nn.Dropout(config.hidden_dropout_prob)
+
+    def _add_table(self, name: str, table: torch.Tensor, *, learned: bool) -> None:
+        if learned:
+            self.register_parameter(name, nn.Parameter(table))
+        else:
+            self.register_buffer(name, table)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, Y, X) pixels -> (B, 1 + H*W*T, D), or (B*T, 1 + H*W, D) for space_only."""
+        config = self.config
+        batch, frames = pixel_values.shape[:2]
+        patches = self.patch_embeddings(pixel_values.flatten(0, 1))
+        cls = self.cls_token
+        if config.position_embedding != "none":
+            cls = cls + self.position_embeddings[:, :1]
+            patches = patches + self.position_embeddings[:, 1:]
+        if config.attention_type == "space_only":
+            cls = cls.expand(batch * frames, -1, -1)
+            return self.pos_drop(torch.cat((cls, patches), dim=1))
+        patches = self.pos_drop(patches)
+        # (b t) (h w) d -> b (h w) t d
+        patches = patches.view(batch, frames, *patches.shape[1:]).transpose(1, 2)
+        if config.position_embedding == "space_time":
+            patches = patches + self.time_embeddings.unsqueeze(1)
+        patches = self.time_drop(patches).reshape(batch, -1, config.hidden_size)
+        return torch.cat((self.pos_drop(cls.expand(batch, -1, -1)), patches), dim=1)
+
+
+class RailsformerSelfAttention(nn.Module):
+    """Multi-head attention within groups, through transformers' attention interface."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the fused projection."""
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3, bias=config.qkv_bias)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, *, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B', N, D) -> (B', N, D) and, on request, (B', heads, N, N)."""
+        batch, tokens, width = hidden_states.shape
+        # b n (3 heads d) -> 3 b heads n d
+        qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        attend: Callable = eager_attention_forward
+        if not output_attentions:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        context, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
+        )
+        return context.reshape(batch, tokens, width), weights if output_attentions else None
+
+
+class RailsformerSelfOutput(nn.Module):
+    """Output projection of an attention step; the residual is added in the layer."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the projection."""
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B', N, D) -> (B', N, D)."""
+        return self.dropout(self.dense(hidden_states))
+
+
+class RailsformerAttention(nn.Module):
+    """Attention and output projection under stock's names."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build both parts."""
+        super().__init__()
+        self.attention = RailsformerSelfAttention(config)
+        self.output = RailsformerSelfOutput(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, *, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B', N, D) -> (B', N, D) and, on request, (B', heads, N, N)."""
+        context, weights = self.attention(hidden_states, attention_mask, output_attentions=output_attentions)
+        return self.output(context), weights
+
+
+class RailsformerIntermediate(nn.Module):
+    """First half of the MLP."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the expansion."""
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, N, intermediate_size)."""
+        return self.dropout(self.activation(self.dense(hidden_states)))
+
+
+class RailsformerOutput(nn.Module):
+    """Second half of the MLP; the residual is added in the layer."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build the contraction."""
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, N, intermediate_size) -> (B, N, D)."""
+        return self.dropout(self.dense(hidden_states))
+
+
+class RailsformerDropPath(nn.Module):
+    """Stochastic depth, one draw a row of the regrouped batch, as in stock (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        """Keep the rate."""
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the input, or in training the input with whole rows dropped and the rest scaled up."""
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        keep = 1.0 - self.rate
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+        return hidden_states * (torch.rand(shape, device=hidden_states.device) < keep).to(hidden_states.dtype) / keep
+
+
+class RailsformerLayer(GradientCheckpointingLayer):
+    """One block: the scheme's attention steps, then the MLP, all pre-norm and residual."""
+
+    def __init__(self, config: RailsformerConfig, layer_index: int) -> None:
+        """Build the steps of the config's scheme under the shared parameter layout."""
+        super().__init__()
+        self.steps = STEPS[config.attention_type]
+        for step in self.steps[:-1]:
+            norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.add_module(f"{step.prefix}layernorm", norm)
+            self.add_module(f"{step.prefix}attention", RailsformerAttention(config))
+            self.add_module(f"{step.prefix}dense", nn.Linear(config.hidden_size, config.hidden_size))
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = RailsformerAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = RailsformerIntermediate(config)
+        self.output = RailsformerOutput(config)
+        depth = layer_index / max(1, config.num_hidden_layers - 1)
+        self.drop_path = RailsformerDropPath(config.stochastic_depth_rate * depth)
+
+    def extra_dense_layers(self) -> list[nn.Linear]:
+        """The dense layers behind every step but the last; zero in a fresh model."""
+        return [self.get_submodule(f"{step.prefix}dense") for step in self.steps[:-1]]  # type: ignore[misc]
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int, int], *, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """(B, 1 + H*W*T, D) -> the same shape, and one attention tensor a step where asked for."""
+        maps: tuple[torch.Tensor, ...] = ()
+        for step in self.steps:
+            residual, weights = self._attend(hidden_states, step, grid, output_attentions=output_attentions)
+            hidden_states = hidden_states + residual
+            if weights is not None:
+                maps += (weights,)
+        mlp = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        return hidden_states + self.drop_path(mlp), maps
+
+    def _attend(
+        self, hidden_states: torch.Tensor, step: Step, grid: tuple[int, int, int], *, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The residual of one step, (B, 1 + H*W*T, D), and its maps (B, G, heads, N, N) where asked for."""
+        norm = self.get_submodule(f"{step.prefix}layernorm" if step.prefix else "layernorm_before")
+        attention = self.get_submodule(f"{step.prefix}attention")
+        grouping = TokenGrouping(step.grouping, grid)
+        batch = hidden_states.shape[0]
+        normed = norm(hidden_states)
+        # b (h w t) d -> (b g) n d, with a copy of CLS in front of every group it takes part in
+        groups = grouping.cut(normed[:, 1:])
+        if step.with_cls:
+            cls = normed[:, :1].unsqueeze(1).expand(-1, grouping.num_groups, -1, -1)
+            groups = torch.cat((cls, groups), dim=2)
+        context, weights = attention(
+            groups.flatten(0, 1),
+            self._padding_mask(grouping, step, groups),
+            output_attentions=output_attentions,
+        )
+        context = self.drop_path(context).view_as(groups)
+        if step.with_cls:
+            cls_residual = context[:, :, 0].mean(dim=1, keepdim=True)
+            residual = torch.cat((cls_residual, grouping.join(context[:, :, 1:])), dim=1)
+        else:
+            residual = grouping.join(context)
+        if step.prefix:
+            residual = self.get_submodule(f"{step.prefix}dense")(residual)
+        if not step.with_cls:
+            residual = F.pad(residual, (0, 0, 1, 0))  # CLS passes through unchanged
+        if weights is not None:
+            weights = self._without_padding(weights.unflatten(0, (batch, grouping.num_groups)), grouping, step)
+        return residual, weights
+
+    @staticmethod
+    def _padding_mask(grouping: TokenGrouping, step: Step, groups: torch.Tensor) -> torch.Tensor | None:
+        """Additive mask (B*G, 1, 1, N) that hides padded keys, or None where groups are equal."""
+        if not grouping.is_padded:
+            return None
+        hidden = grouping.indices(with_cls=step.with_cls).to(groups.device) < 0
+        mask = torch.zeros(hidden.shape, dtype=groups.dtype, device=groups.device)
+        mask = mask.masked_fill(hidden, torch.finfo(groups.dtype).min)
+        return mask[None, :, None, None, :].expand(groups.shape[0], -1, -1, hidden.shape[1], -1).flatten(0, 1)
+
+    @staticmethod
+    def _without_padding(weights: torch.Tensor, grouping: TokenGrouping, step: Step) -> torch.Tensor:
+        """Zero the rows of padded queries; their columns are zero already."""
+        if not grouping.is_padded:
+            return weights
+        hidden = grouping.indices(with_cls=step.with_cls).to(weights.device) < 0
+        return weights.masked_fill(hidden[None, :, None, :, None], 0.0)
+
+
+class RailsformerEncoder(nn.Module):
+    """The blocks in order."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build every block."""
+        super().__init__()
+        self.layer = nn.ModuleList([RailsformerLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int, int],
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """Return the last hidden states, all hidden states and all attention maps (empty unless asked for)."""
+        all_hidden: list[torch.Tensor] = []
+        all_maps: list[torch.Tensor] = []
+        for layer in self.layer:
+            if output_hidden_states:
+                all_hidden.append(hidden_states)
+            hidden_states, maps = layer(hidden_states, grid, output_attentions=output_attentions)
+            all_maps.extend(maps)
+        if output_hidden_states:
+            all_hidden.append(hidden_states)
+        return hidden_states, all_hidden, all_maps
+
+
+class RailsformerPreTrainedModel(PreTrainedModel):
+    """Weights, initialisation and what the Trainer needs to know."""
+
+    config: RailsformerConfig
+    config_class = RailsformerConfig
+    base_model_prefix = "timesformer"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RailsformerLayer"]  # noqa: RUF012  (the name and type that transformers expects)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # The loss below is a mean over its batch. Stock's `**kwargs` makes the Trainer believe that the model divides by
+    # num_items_in_batch, which multiplies loss and gradient by processes times accumulation steps.
+    accepts_loss_kwargs = False
+
+    # What may change on loading; the tables are resized, missing steps copied, a head of other labels newly drawn.
+    _adaptable = ("num_frames", "image_size", "attention_type", "position_embedding", "num_labels", "id2label")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *args: Any, antialias: bool = False, **kwargs: Any
+    ) -> Self:
+        """Load a TimeSformer checkpoint, of stock's or ours, also at another clip size, scheme or label set.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            *args: As in transformers.
+            antialias: Whether a resized position table is low-pass filtered; off as in transformers' image models.
+            **kwargs: As in transformers. `num_frames`, `image_size`, `attention_type`, `position_embedding`,
+                `num_labels`, `id2label` and `label2id` may differ from the checkpoint's.
+
+        Raises:
+            ValueError: If the checkpoint is no TimeSformer or leaves part of the trunk unset.
+        """
+        changes = {key: kwargs.pop(key) for key in (*cls._adaptable, "label2id") if key in kwargs}
+        wants_info = kwargs.pop("output_loading_info", False)
+        if "config" not in kwargs:
+            found, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path)
+            if found.get("model_type") not in ("timesformer", "railsformer"):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a {found.get('model_type')!r} checkpoint, not a TimeSformer; "
+                    f"for an image transformer use from_image_model (--image_model)"
+                )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        unset = sorted(name for name in info["missing_keys"] if not name.startswith("classifier."))
+        if unset:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(unset)} tensors of the trunk, {unset[0]} first; "
+                f"it is not a checkpoint of attention_type {model.config.attention_type}"
+            )
+        if any(getattr(model.config, key) != value for key, value in changes.items()):
+            config = type(model.config).from_dict({**model.config.to_dict(), **changes})
+            config._attn_implementation = model.config._attn_implementation
+            target = cls(config).to(model.dtype)
+            report = adapt_state_dict(model.state_dict(), target, model.config, antialias=antialias)
+            _log_report(pretrained_model_name_or_path, report)
+            model = target.train(model.training)
+        return (model, info) if wants_info else model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, RailsformerEmbeddings):
+            init.trunc_normal_(module.cls_token, std=std)
+            if self.config.position_embedding != "none":
+                init.trunc_normal_(module.position_embeddings, std=std)
+            if self.config.attention_type != "space_only":
+                init.zeros_(module.time_embeddings)
+        elif isinstance(module, RailsformerLayer):
+            # At zero the earlier steps are silent, so that a model started from images begins as that image model.
+            for dense in module.extra_dense_layers():
+                init.zeros_(dense.weight)
+                init.zeros_(dense.bias)
+
+
+class RailsformerModel(RailsformerPreTrainedModel):
+    """The trunk: clips in, token features out."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build embeddings, blocks and the final norm."""
+        super().__init__(config)
+        self.embeddings = RailsformerEmbeddings(config)
+        self.encoder = RailsformerEncoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.embeddings.patch_embeddings
+
+    def _check_input(self, pixel_values: torch.Tensor) -> None:
+        config = self.config
+        height, width = config.image_height_width
+        expected = (config.num_frames, config.num_channels, height, width)
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                f"pixel_values must have 5 dimensions (batch, frames, channels, height, width), "
+                f"got shape {tuple(pixel_values.shape)}"
+            )
+        if tuple(pixel_values.shape[1:]) != expected:
+            names = ("num_frames", "num_channels", "height", "width")
+            wrong = [
+                f"{name} must be {want} for this checkpoint, got {got}"
+                for name, want, got in zip(names, expected, pixel_values.shape[1:], strict=True)
+                if want != got
+            ]
+            raise ValueError(
+                f"pixel_values: {'; '.join(wrong)}; load the model with from_pretrained(..., num_frames=, image_size=) "
+                f"to resize its tables"
+            )
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Run the trunk.
+
+        Args:
+            pixel_values: Normalised frames, shape (B, T, C, height, width).
+            output_attentions: Also return attention maps, a flat tuple block by block and step by step, each
+                (B, groups, heads, N, N); computed eagerly for this call.
+            output_hidden_states: Also return the tokens before every block and after the last.
+            return_dict: Return a `BaseModelOutput` (default) or a tuple.
+
+        Returns:
+            `last_hidden_state` of shape (B, 1 + H*W*T, D), CLS first and patch-major; for space_only, whose tokens
+            are averaged over the frames before the final norm, (B, 1 + H*W, D).
+
+        Raises:
+            ValueError: If rank, frame count, channels or size are not the checkpoint's.
+        """
+        self._check_input(pixel_values)
+        config = self.config
+        batch, frames = pixel_values.shape[:2]
+        space_only = config.attention_type == "space_only"
+        grid = (*config.grid, 1 if space_only else frames)
+        hidden_states, all_hidden, maps = self.encoder(
+            self.embeddings(pixel_values),
+            grid,
+            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        )
+        if space_only:
+            hidden_states = hidden_states.unflatten(0, (batch, frames)).mean(dim=1)
+            # (b t) 1 heads n n -> b t heads n n: a frame is a group
+            maps = [weights.squeeze(1).unflatten(0, (batch, frames)) for weights in maps]
+        output = BaseModelOutput(
+            last_hidden_state=self.layernorm(hidden_states),
+            hidden_states=tuple(all_hidden) or None,
+            attentions=tuple(maps) or None,
+        )
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+
+class RailsformerForVideoClassification(RailsformerPreTrainedModel):
+    """The trunk with a linear head on CLS."""
+
+    def __init__(self, config: RailsformerConfig) -> None:
+        """Build trunk and head."""
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.timesformer = RailsformerModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_image_model(cls, name_or_path: Any, *, antialias: bool = False, **config: Any) -> Self:
+        """Start from an image transformer: a ViT, DeiT or DINOv2 model in transformers' layout.
+
+        Every step of a block copies the image model's attention and the extra dense layers are zero, so that a fresh
+        divided or space_only model shown identical frames gives the image model's own CLS output.
+
+        Args:
+            name_or_path: Folder or Hub id of the image model.
+            antialias: Whether a resized position table is low-pass filtered; off as the image models do it.
+            **config: Keys of `RailsformerConfig`, such as num_frames, image_size, attention_type, num_labels.
+
+        Raises:
+            ValueError: If the image model is of a family whose layout is not known.
+        """
+        image_model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+        target = cls(image_model_config(image_model.config, **config))
+        source_config = image_model_config(image_model.config, attention_type="space_only")
+        report = adapt_state_dict(image_model_state_dict(image_model), target, source_config, antialias=antialias)
+        _log_report(name_or_path, report)
+        return target.eval()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Classify clips.
+
+        Args:
+            pixel_values: Normalised frames, shape (B, T, C, height, width).
+            labels: Class indices, shape (B,); with them `loss` is the mean cross-entropy over the batch.
+            output_attentions: As in `RailsformerModel.forward`.
+            output_hidden_states: As in `RailsformerModel.forward`.
+            return_dict: Return an `ImageClassifierOutput` (default) or a tuple.
+
+        Returns:
+            `logits` of shape (B, num_labels), and `loss` where labels are given.
+
+        Raises:
+            ValueError: If the clips do not fit the checkpoint.
+        """
+        trunk = self.timesformer(
+            pixel_values, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+        )
+        logits = self.classifier(trunk.last_hidden_state[:, 0])
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        output = ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=trunk.hidden_states, attentions=trunk.attentions
+        )
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+
+def _log_report(name: Any, report: WeightReport) -> None:
+    """Say once what was not simply taken over."""
+    if rows := report.table():
+        logger.info("Weights of %s:\n%s", name, rows)

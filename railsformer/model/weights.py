@@ -1,0 +1,242 @@
+"""Weights from elsewhere: another clip size or scheme of the same trunk, or an image transformer.
+
+Nothing is resized, copied, newly drawn or left out in silence: every such tensor stands in a `WeightReport`.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_railsformer import RailsformerConfig
+
+__all__ = [
+    "WeightReport",
+    "adapt_state_dict",
+    "image_model_config",
+    "image_model_state_dict",
+    "resize_position_embeddings",
+    "resize_time_embeddings",
+]
+
+logger = logging.getLogger(__name__)
+
+IMAGE_MODEL_TYPES = ("vit", "deit", "dinov2")
+EARLIER_STEPS = ("temporal_", "local_", "width_")
+
+
+@dataclass
+class WeightReport:
+    """What became of each tensor that was not simply taken over."""
+
+    resized: dict[str, str] = field(default_factory=dict)
+    copied: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """One line a tensor, blocks folded together; empty where everything was taken over as it was."""
+        rows = [f"  resized  {name}: {what}" for name, what in self.resized.items()]
+        rows += [f"  copied   {name} from {source}" for name, source in _fold(self.copied).items()]
+        rows += [f"  new      {name}" for name in _fold(dict.fromkeys(self.new, ""))]
+        rows += [f"  unused   {name}" for name in _fold(dict.fromkeys(self.unused, ""))]
+        return "\n".join(rows)
+
+
+def _fold(names: Mapping[str, str]) -> dict[str, str]:
+    """Block numbers become `*`, so that twelve blocks are one line."""
+
+    def fold(name: str) -> str:
+        return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+    return {fold(name): fold(source) for name, source in names.items()}
+
+
+def resize_time_embeddings(table: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Resize along time by linear interpolation: (1, T, D) -> (1, num_frames, D)."""
+    resized = F.interpolate(table.transpose(1, 2).float(), size=num_frames, mode="linear", align_corners=False)
+    return resized.transpose(1, 2).to(table.dtype)
+
+
+def resize_position_embeddings(
+    table: torch.Tensor, grid: tuple[int, int], *, source_grid: tuple[int, int] | None = None, antialias: bool = False
+) -> torch.Tensor:
+    """Resize the patch rows in two dimensions, bicubic; the CLS row stays.
+
+    Args:
+        table: Position embeddings, shape (1, 1 + h*w, D).
+        grid: Patches down and across that are wanted.
+        source_grid: Patches down and across of `table`; square if not given.
+        antialias: Off by default, as image models in transformers resize their own tables.
+
+    Returns:
+        Shape (1, 1 + grid[0] * grid[1], D).
+
+    Raises:
+        ValueError: If the table is not square and `source_grid` is not given.
+    """
+    rows = table.shape[1] - 1
+    if source_grid is None:
+        side = round(rows**0.5)
+        if side * side != rows:
+            raise ValueError(f"a position table of {rows} patches is not square; give source_grid")
+        source_grid = (side, side)
+    if source_grid == grid:
+        return table
+    patches = table[:, 1:].float().unflatten(1, source_grid).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
+    return torch.cat((table[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)), dim=1)
+
+
+def adapt_state_dict(
+    source: Mapping[str, torch.Tensor],
+    target: nn.Module,
+    source_config: RailsformerConfig,
+    *,
+    antialias: bool = False,
+) -> WeightReport:
+    """Load `source`, a checkpoint of another clip size, scheme or label set, into `target`.
+
+    Position tables are resized, an attention step that the source lacks starts as a copy of its spatial one, extra
+    dense layers stay at zero, a head of other labels stays newly drawn.
+
+    Args:
+        source: State dict of a `RailsformerForVideoClassification` or of its trunk under the same names.
+        target: The model to fill; its config says what is wanted.
+        source_config: Config of the source, for the shape of its position table.
+        antialias: Passed to `resize_position_embeddings`.
+
+    Returns:
+        What was resized, copied, newly drawn or left unused.
+
+    Raises:
+        ValueError: If the trunks differ in width, depth or patch size.
+    """
+    config = target.config
+    for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "num_channels"):
+        if getattr(config, name) != getattr(source_config, name):
+            raise ValueError(
+                f"{name} cannot change on loading: the checkpoint has {getattr(source_config, name)}, "
+                f"got {getattr(config, name)}; leave it out or train from scratch"
+            )
+    report = WeightReport()
+    learned = dict(target.named_parameters())
+    state = {}
+    for name, value in target.state_dict().items():
+        origin = name
+        if origin not in source:
+            for prefix in EARLIER_STEPS:
+                origin = origin.replace(f".{prefix}layernorm.", ".layernorm_before.").replace(
+                    f".{prefix}attention.", ".attention."
+                )
+        found = source.get(origin)
+        if name not in learned or found is None:
+            if name in learned:
+                report.new.append(name)
+            state[name] = value
+            continue
+        if name.endswith("time_embeddings") and found.shape != value.shape:
+            report.resized[name] = f"{found.shape[1]} to {value.shape[1]} frames"
+            found = resize_time_embeddings(found, config.num_frames)
+        elif name.endswith("position_embeddings") and source_config.grid != config.grid:
+            report.resized[name] = f"{source_config.grid} to {config.grid} patches"
+            found = resize_position_embeddings(
+                found, config.grid, source_grid=source_config.grid, antialias=antialias
+            )
+        if found.shape != value.shape:
+            report.new.append(name)
+            state[name] = value
+            continue
+        if origin != name:
+            report.copied[name] = origin
+        state[name] = found.to(value.dtype)
+    report.unused = [name for name in source if name not in state]
+    target.load_state_dict(state)
+    return report
+
+
+def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
+    """The config of a video model that starts from an image model of `image_config`.
+
+    Args:
+        image_config: Config of a ViT, DeiT or DINOv2 model.
+        **changes: Keys of `RailsformerConfig` (num_frames, image_size, attention_type, ...).
+
+    Raises:
+        ValueError: If the image model is of another family or uses a gated MLP.
+    """
+    if image_config.model_type not in IMAGE_MODEL_TYPES:
+        raise ValueError(
+            f"image model type {image_config.model_type!r} is not known; expected one of {', '.join(IMAGE_MODEL_TYPES)}"
+        )
+    if getattr(image_config, "use_swiglu_ffn", False):
+        raise ValueError("image models with a gated MLP (use_swiglu_ffn) have no TimeSformer layout; take a smaller one")
+    hidden_size = image_config.hidden_size
+    intermediate_size = getattr(image_config, "intermediate_size", None) or int(hidden_size * image_config.mlp_ratio)
+    settings = {
+        "image_size": image_config.image_size,
+        "patch_size": image_config.patch_size,
+        "num_channels": image_config.num_channels,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": image_config.num_hidden_layers,
+        "num_attention_heads": image_config.num_attention_heads,
+        "intermediate_size": intermediate_size,
+        "hidden_act": image_config.hidden_act,
+        "layer_norm_eps": image_config.layer_norm_eps,
+        "qkv_bias": image_config.qkv_bias,
+    }
+    return RailsformerConfig(**{**settings, **changes})
+
+
+def image_model_state_dict(image_model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of an image transformer under the trunk's names, LayerScale folded into the projections.
+
+    Args:
+        image_model: A `ViTModel`, `DeiTModel` (its distillation token is dropped) or `Dinov2Model`.
+
+    Returns:
+        State dict of a space_only trunk at the image model's own size, names beginning `timesformer.`.
+    """
+    weights = {name: value.detach().float() for name, value in image_model.state_dict().items()}
+    special = 2 if "embeddings.distillation_token" in weights else 1
+    table = weights["embeddings.position_embeddings"]
+    state = {
+        "embeddings.cls_token": weights["embeddings.cls_token"],
+        "embeddings.position_embeddings": torch.cat((table[:, :1], table[:, special:]), dim=1),
+    }
+    for part in ("embeddings.patch_embeddings.projection", "layernorm"):
+        for kind in ("weight", "bias"):
+            state[f"{part}.{kind}"] = weights[f"{part}.{kind}"]
+    stem = "encoder.layer" if "encoder.layer.0.norm1.weight" in weights else "layers"
+    for index in range(image_model.config.num_hidden_layers):  # type: ignore[union-attr, arg-type]
+        state.update(_image_block(weights, f"{stem}.{index}", f"encoder.layer.{index}"))
+    return {f"timesformer.{name}": value for name, value in state.items()}
+
+
+def _image_block(weights: Mapping[str, torch.Tensor], source: str, target: str) -> dict[str, torch.Tensor]:
+    """One block: three projections become one, LayerScale multiplies the rows of what it scaled."""
+    norms = ("norm1", "norm2") if f"{source}.norm1.weight" in weights else ("layernorm_before", "layernorm_after")
+    names = {
+        norms[0]: "layernorm_before",
+        norms[1]: "layernorm_after",
+        "attention.o_proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    scales = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.lambda1"}
+    state = {}
+    for kind in ("weight", "bias"):
+        for old, new in names.items():
+            value = weights[f"{source}.{old}.{kind}"]
+            scale = weights.get(f"{source}.{scales[old]}") if old in scales else None
+            if scale is not None:
+                value = scale[:, None] * value if kind == "weight" else scale * value
+            state[f"{target}.{new}.{kind}"] = value
+        projections = [f"{source}.attention.{part}_proj.{kind}" for part in "qkv"]
+        if projections[0] in weights:
+            state[f"{target}.attention.attention.qkv.{kind}"] = torch.cat([weights[name] for name in projections])
+    return state
