@@ -41,3 +41,13 @@ def dinov2_small() -> Path:
     if not folder.is_dir():
         pytest.skip("no dinov2-small beside the repository")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory):
+    """A Hub on the loopback for the real client, which runs in its own processes: `hub.run(code)`, `env=hub.env`."""
+    from hub_server import Hub
+
+    server = Hub(tmp_path_factory.mktemp("hf_home"))
+    yield server
+    server.close()

@@ -43,7 +43,9 @@ class RailsformerConfig(TimesformerConfig):
         """Check what the stock class leaves unchecked."""
         super().__post_init__(**kwargs)
         if self.attention_type not in ATTENTION_TYPES:
-            raise ValueError(f"attention_type must be one of {', '.join(ATTENTION_TYPES)}, got {self.attention_type!r}")
+            raise ValueError(
+                f"attention_type must be one of {', '.join(ATTENTION_TYPES)}, got {self.attention_type!r}"
+            )
         if self.position_embedding not in POSITION_EMBEDDINGS:
             expected = ", ".join(POSITION_EMBEDDINGS)
             raise ValueError(f"position_embedding must be one of {expected}, got {self.position_embedding!r}")

@@ -12,7 +12,7 @@ Source: arXiv 2102.05095v4; facebookresearch/TimeSformer a5ef29a; transformers' 
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -25,138 +25,12 @@ from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from .configuration_railsformer import RailsformerConfig
+from .token_grouping import STEPS, Step, TokenGrouping
 from .weights import WeightReport, adapt_state_dict, image_model_config, image_model_state_dict
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["RailsformerForVideoClassification", "RailsformerModel", "RailsformerPreTrainedModel", "token_groups"]
-
-# How an axis of the (H, W, T) token grid takes part in a grouping:
-#   group    every position is a group of its own        member   all positions share a group
-#   half     two groups: first half, second half         residue  two groups: even positions, odd positions
-Role = Literal["group", "member", "half", "residue"]
-# Grouping -> roles of (h, w, t).
-GROUPINGS: dict[str, tuple[Role, Role, Role]] = {
-    "time": ("group", "group", "member"),  # one patch position over the frames
-    "space": ("member", "member", "group"),  # each frame
-    "joint": ("member", "member", "member"),  # everything
-    "local": ("half", "half", "member"),  # a quadrant over all frames
-    "global": ("residue", "residue", "residue"),  # every second patch along all three axes
-    "width": ("group", "member", "group"),  # one frame and row
-    "height": ("member", "group", "group"),  # one frame and column
-}
-
-
-class Step(NamedTuple):
-    """One attention step of a block: the prefix of its parameters, its grouping, whether CLS takes part."""
-
-    prefix: str
-    grouping: str
-    with_cls: bool
-
-
-# Attention type -> steps in order. The last step of a block has no prefix and no extra dense layer.
-# space_only runs each frame as a sample of its own, so its one step is joint over that frame.
-STEPS: dict[str, tuple[Step, ...]] = {
-    "divided_space_time": (Step("temporal_", "time", False), Step("", "space", True)),
-    "joint_space_time": (Step("", "joint", True),),
-    "space_only": (Step("", "joint", True),),
-    "sparse_local_global": (Step("local_", "local", True), Step("", "global", True)),
-    "axial": (Step("temporal_", "time", False), Step("width_", "width", True), Step("", "height", True)),
-}
-
-
-class TokenGrouping:
-    """Cuts patches (B, H*W*T, D) into groups (B, G, N, D) and puts them back; short groups are padded at their end.
-
-    An axis of size s is split in (outer, inner): group (s, 1), member (1, s), half (2, s/2), residue (s/2, 2). For
-    `half` the outer part names the group; for `residue` the inner one does. Odd sizes are padded to even ones first;
-    an axis of one position is never split, so no group is empty.
-    """
-
-    def __init__(self, grouping: str, grid: tuple[int, int, int]) -> None:
-        """Plan the regrouping for a grid of (H, W, T) patches."""
-        self.grid = grid
-        self.split: list[int] = []
-        group_dims: list[int] = []
-        member_dims: list[int] = []
-        for axis, (role, size) in enumerate(zip(GROUPINGS[grouping], grid, strict=True)):
-            outer_dim, inner_dim = 1 + 2 * axis, 2 + 2 * axis
-            parts = min(2, size)
-            length = -(-size // parts)
-            self.split += {
-                "group": (size, 1),
-                "member": (1, size),
-                "half": (parts, length),
-                "residue": (length, parts),
-            }[role]
-            names_group = inner_dim if role == "residue" else outer_dim
-            group_dims.append(names_group)
-            member_dims.append(outer_dim + inner_dim - names_group)
-        # Frames outermost among the groups, so that a group index reads (t, h, w); members stay (h, w, t).
-        group_dims = [group_dims[2], group_dims[0], group_dims[1]]
-        self.order = [0, *group_dims, *member_dims, 7]
-        self.inverse = [self.order.index(dim) for dim in range(8)]
-        sizes = [1, *self.split]
-        self.num_groups = sizes[group_dims[0]] * sizes[group_dims[1]] * sizes[group_dims[2]]
-        self.group_size = sizes[member_dims[0]] * sizes[member_dims[1]] * sizes[member_dims[2]]
-        self.padded = tuple(self.split[2 * axis] * self.split[2 * axis + 1] for axis in range(3))
-        self.is_padded = self.padded != grid
-
-    def cut(self, patches: torch.Tensor) -> torch.Tensor:
-        """b (h w t) d -> b g n d."""
-        batch, _, width = patches.shape
-        if self.is_padded:
-            patches = patches.view(batch, *self.grid, width)
-            missing = [pad - size for pad, size in zip(self.padded, self.grid, strict=True)]
-            patches = F.pad(patches, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
-        patches = patches.reshape(batch, *self.split, width).permute(self.order)
-        return patches.reshape(batch, self.num_groups, self.group_size, width)
-
-    def join(self, groups: torch.Tensor) -> torch.Tensor:
-        """b g n d -> b (h w t) d, padding dropped."""
-        batch, _, _, width = groups.shape
-        sizes = [batch, *self.split, width]
-        patches = groups.reshape([sizes[dim] for dim in self.order]).permute(self.inverse)
-        if self.is_padded:
-            height, across, frames = self.grid
-            patches = patches.reshape(batch, *self.padded, width)[:, :height, :across, :frames]
-        return patches.reshape(batch, -1, width)
-
-    def indices(self, *, with_cls: bool) -> torch.Tensor:
-        """Indices into the token sequence (0 is CLS, -1 padding), shape (G, N) or (G, 1 + N)."""
-        height, across, frames = self.grid
-        tokens = torch.arange(1, 1 + height * across * frames, dtype=torch.float64).view(1, -1, 1)
-        table = self.cut(tokens).squeeze(-1).squeeze(0).long()
-        table[table == 0] = -1
-        if with_cls:
-            table = torch.cat((torch.zeros(self.num_groups, 1, dtype=torch.long), table), dim=1)
-        return table
-
-
-def token_groups(attention_type: str, num_frames: int, height: int, width: int) -> list[torch.Tensor]:
-    """Tell which tokens attend to each other, step by step of one block.
-
-    Args:
-        attention_type: One of the five schemes.
-        num_frames: Frames of the clip.
-        height: Patches down.
-        width: Patches across.
-
-    Returns:
-        One table a step, shape (groups, N): indices into the token sequence, 0 is CLS and -1 padding. For space_only
-        the sequence is that of one frame, CLS and its H*W patches, and stands for every frame.
-
-    Raises:
-        ValueError: If the scheme is unknown.
-    """
-    if attention_type not in STEPS:
-        raise ValueError(f"attention_type must be one of {', '.join(STEPS)}, got {attention_type!r}")
-    frames = 1 if attention_type == "space_only" else num_frames
-    return [
-        TokenGrouping(step.grouping, (height, width, frames)).indices(with_cls=step.with_cls)
-        for step in STEPS[attention_type]
-    ]
+__all__ = ["RailsformerForVideoClassification", "RailsformerModel", "RailsformerPreTrainedModel"]
 
 
 def eager_attention_forward(
@@ -200,6 +74,9 @@ class RailsformerEmbeddings(nn.Module):
     so that stock loads the checkpoint and gives our logits, and never trained.
     """
 
+    position_embeddings: torch.Tensor
+    time_embeddings: torch.Tensor
+
     def __init__(self, config: RailsformerConfig) -> None:
         """Build the tables at the config's size."""
         super().__init__()
@@ -210,10 +87,10 @@ class RailsformerEmbeddings(nn.Module):
         space_table = torch.zeros(1, 1 + height * width, config.hidden_size)
         self._add_table("position_embeddings", space_table, learned=config.position_embedding != "none")
         self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
+        self.time_drop = nn.Dropout(config.hidden_dropout_prob)
         if config.attention_type != "space_only":
             time_table = torch.zeros(1, config.num_frames, config.hidden_size)
             self._add_table("time_embeddings", time_table, learned=config.position_embedding == "space_time")
-            self.time_drop = nn.Dropout(config.hidden_dropout_prob)
 
     def _add_table(self, name: str, table: torch.Tensor, *, learned: bool) -> None:
         if learned:
@@ -226,7 +103,7 @@ class RailsformerEmbeddings(nn.Module):
         config = self.config
         batch, frames = pixel_values.shape[:2]
         patches = self.patch_embeddings(pixel_values.flatten(0, 1))
-        cls = self.cls_token
+        cls: torch.Tensor = self.cls_token
         if config.position_embedding != "none":
             cls = cls + self.position_embeddings[:, :1]
             patches = patches + self.position_embeddings[:, 1:]
@@ -333,6 +210,13 @@ class RailsformerOutput(nn.Module):
         return self.dropout(self.dense(hidden_states))
 
 
+class RailsformerExtraDense(nn.Linear):
+    """The dense layer behind every step but a block's last; zero in a fresh model.
+
+    At zero the earlier steps are silent, so that a model started from images begins as that image model.
+    """
+
+
 class RailsformerDropPath(nn.Module):
     """Stochastic depth, one draw a row of the regrouped batch, as in stock (arXiv 1603.09382)."""
 
@@ -361,18 +245,19 @@ class RailsformerLayer(GradientCheckpointingLayer):
             norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.add_module(f"{step.prefix}layernorm", norm)
             self.add_module(f"{step.prefix}attention", RailsformerAttention(config))
-            self.add_module(f"{step.prefix}dense", nn.Linear(config.hidden_size, config.hidden_size))
+            self.add_module(f"{step.prefix}dense", RailsformerExtraDense(config.hidden_size, config.hidden_size))
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = RailsformerAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = RailsformerIntermediate(config)
         self.output = RailsformerOutput(config)
-        depth = layer_index / max(1, config.num_hidden_layers - 1)
-        self.drop_path = RailsformerDropPath(config.stochastic_depth_rate * depth)
+        self.layer_index = layer_index
+        self.set_drop_path(config)
 
-    def extra_dense_layers(self) -> list[nn.Linear]:
-        """The dense layers behind every step but the last; zero in a fresh model."""
-        return [self.get_submodule(f"{step.prefix}dense") for step in self.steps[:-1]]  # type: ignore[misc]
+    def set_drop_path(self, config: RailsformerConfig) -> None:
+        """Stochastic depth grows linearly from 0 in the first block to the config's rate in the last."""
+        depth = self.layer_index / max(1, config.num_hidden_layers - 1)
+        self.drop_path = RailsformerDropPath(config.stochastic_depth_rate * depth)
 
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int, int], *, output_attentions: bool = False
@@ -491,9 +376,9 @@ class RailsformerPreTrainedModel(PreTrainedModel):
     _adaptable = ("num_frames", "image_size", "attention_type", "position_embedding", "num_labels", "id2label")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, antialias: bool = False, **kwargs: Any
-    ) -> Self:
+    ) -> Any:
         """Load a TimeSformer checkpoint, of stock's or ours, also at another clip size, scheme or label set.
 
         Args:
@@ -509,7 +394,7 @@ class RailsformerPreTrainedModel(PreTrainedModel):
         changes = {key: kwargs.pop(key) for key in (*cls._adaptable, "label2id") if key in kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
         if "config" not in kwargs:
-            found, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path)
+            found = cls._config_on_disk(pretrained_model_name_or_path)
             if found.get("model_type") not in ("timesformer", "railsformer"):
                 raise ValueError(
                     f"{pretrained_model_name_or_path} is a {found.get('model_type')!r} checkpoint, not a TimeSformer; "
@@ -531,11 +416,27 @@ class RailsformerPreTrainedModel(PreTrainedModel):
             model = target.train(model.training)
         return (model, info) if wants_info else model
 
+    @staticmethod
+    def _config_on_disk(name: Any) -> dict[str, Any]:
+        """The raw config of a folder or Hub repository.
+
+        Raises:
+            FileNotFoundError: If there is no model.
+        """
+        try:
+            return PreTrainedConfig.get_config_dict(name)[0]
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(f"{name}: no model here and none on the Hub under this name ({reason})") from error
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, RailsformerExtraDense):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -545,11 +446,6 @@ class RailsformerPreTrainedModel(PreTrainedModel):
                 init.trunc_normal_(module.position_embeddings, std=std)
             if self.config.attention_type != "space_only":
                 init.zeros_(module.time_embeddings)
-        elif isinstance(module, RailsformerLayer):
-            # At zero the earlier steps are silent, so that a model started from images begins as that image model.
-            for dense in module.extra_dense_layers():
-                init.zeros_(dense.weight)
-                init.zeros_(dense.bias)
 
 
 class RailsformerModel(RailsformerPreTrainedModel):
@@ -584,8 +480,8 @@ class RailsformerModel(RailsformerPreTrainedModel):
                 if want != got
             ]
             raise ValueError(
-                f"pixel_values: {'; '.join(wrong)}; load the model with from_pretrained(..., num_frames=, image_size=) "
-                f"to resize its tables"
+                f"pixel_values: {'; '.join(wrong)}; load with from_pretrained(..., num_frames=, image_size=) to "
+                f"resize the tables"
             )
 
     def forward(

@@ -116,7 +116,7 @@ def adapt_state_dict(
     Raises:
         ValueError: If the trunks differ in width, depth or patch size.
     """
-    config = target.config
+    config: Any = target.config
     for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "num_channels"):
         if getattr(config, name) != getattr(source_config, name):
             raise ValueError(
@@ -144,9 +144,7 @@ def adapt_state_dict(
             found = resize_time_embeddings(found, config.num_frames)
         elif name.endswith("position_embeddings") and source_config.grid != config.grid:
             report.resized[name] = f"{source_config.grid} to {config.grid} patches"
-            found = resize_position_embeddings(
-                found, config.grid, source_grid=source_config.grid, antialias=antialias
-            )
+            found = resize_position_embeddings(found, config.grid, source_grid=source_config.grid, antialias=antialias)
         if found.shape != value.shape:
             report.new.append(name)
             state[name] = value
@@ -171,10 +169,12 @@ def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
     """
     if image_config.model_type not in IMAGE_MODEL_TYPES:
         raise ValueError(
-            f"image model type {image_config.model_type!r} is not known; expected one of {', '.join(IMAGE_MODEL_TYPES)}"
+            f"image model type must be one of {', '.join(IMAGE_MODEL_TYPES)}, got {image_config.model_type!r}"
         )
     if getattr(image_config, "use_swiglu_ffn", False):
-        raise ValueError("image models with a gated MLP (use_swiglu_ffn) have no TimeSformer layout; take a smaller one")
+        raise ValueError(
+            "image models with a gated MLP (use_swiglu_ffn) have no TimeSformer layout; take a smaller one"
+        )
     hidden_size = image_config.hidden_size
     intermediate_size = getattr(image_config, "intermediate_size", None) or int(hidden_size * image_config.mlp_ratio)
     settings = {

@@ -1,0 +1,282 @@
+"""The command line: one thin subcommand a verb. Heavy imports happen inside the verbs, so that --help is instant."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments after the program's name; those of the process if not given.
+
+    Returns:
+        0, or 2 after one line on stderr for bad input. RAILSFORMER_TRACEBACK=1 shows where an error came from.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    # The flags of train belong to HfArgumentParser, which needs torch; everything else is parsed here.
+    if arguments[:1] == ["train"]:
+        verb: Callable[[], None] = lambda: _train(arguments[1:])  # noqa: E731
+    else:
+        parsed = parser.parse_args(arguments)
+        parsed.command = shlex.join(["railsformer", *arguments])
+        verb = lambda: parsed.run(parsed)  # noqa: E731
+    _quiet_libraries()
+    try:
+        verb()
+    except (ValueError, OSError, RuntimeError) as error:
+        message = _user_message(error)
+        if message is None or os.environ.get("RAILSFORMER_TRACEBACK"):
+            raise
+        print(f"railsformer: error: {message}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("railsformer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _user_message(error: Exception) -> str | None:
+    """One line for the user, or None for an error that is not of the user's making."""
+    text = str(error)
+    if "in DataLoader worker" in text:  # torch wraps the worker's traceback into the message; its last line is ours
+        name, _, text = text.strip().splitlines()[-1].partition(": ")
+        if not name.endswith(("VideoDecodeError", "FileNotFoundError", "ValueError")):
+            return None
+    elif isinstance(error, RuntimeError):
+        return None
+    return " ".join(text.split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="railsformer",
+        description="Fine-tune TimeSformer to recognise dangerous situations in railway yards, "
+        "and say how far it can be trusted.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_build(verbs)
+    train = verbs.add_parser(
+        "train", help="fine-tune a model (= accelerate launch scripts/finetune.py)", add_help=False
+    )
+    train.set_defaults(run=lambda parsed: None)
+    _add_evaluate(verbs)
+    _add_push(verbs)
+    _add_demo(verbs)
+    return parser
+
+
+def _add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    build = verbs.add_parser("build", help="turn a folder of videos and labels into a dataset")
+    build.add_argument("source", help="folder with one folder a class, or with the files that --annotations names")
+    build.add_argument("--output_dir", required=True, help="folder of the dataset; must be absent or empty")
+    build.add_argument("--annotations", help="CSV table with the columns file_name and label")
+    build.add_argument(
+        "--group_by",
+        help="what must stay on one side of the split: a column of the table, the word 'folder', or a regular "
+        "expression with one capture group on the path; without it every file is a group of its own",
+    )
+    build.add_argument(
+        "--splits",
+        nargs=3,
+        type=float,
+        default=(0.7, 0.15, 0.15),
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares of the three sides (default: 0.7 0.15 0.15)",
+    )
+    build.add_argument("--test_groups", type=_names, default=(), help="groups of the test side, separated by commas")
+    build.add_argument("--validation_groups", type=_names, default=(), help="groups of the validation side")
+    build.add_argument(
+        "--split",
+        choices=("group", "random"),
+        default="group",
+        help="random splits videos whatever their group, and every report says so (default: group)",
+    )
+    build.add_argument("--seed", type=int, default=0, help="breaks ties between equally good splits (default: 0)")
+    build.add_argument(
+        "--on_bad",
+        choices=("fail", "drop"),
+        default="fail",
+        help="what to do with a file that is no video (default: fail)",
+    )
+    build.set_defaults(run=_build)
+
+
+def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = verbs.add_parser("evaluate", help="measure a model on one split and write a report")
+    evaluate.add_argument("--model", required=True, help="run folder, checkpoint or Hub id")
+    evaluate.add_argument("--dataset", required=True, help="dataset folder or Hub id")
+    evaluate.add_argument("--split", default="test", help="split to measure (default: test)")
+    evaluate.add_argument("--output_dir", required=True, help="folder of the report; must be absent or empty")
+    evaluate.add_argument("--num_clips", type=int, default=1, help="clips a video, their scores averaged (default: 1)")
+    evaluate.add_argument(
+        "--frame_order",
+        choices=("forwards", "middle"),
+        default="forwards",
+        help="middle shows the middle frame in every place: what is recognised without motion (default: forwards)",
+    )
+    evaluate.add_argument("--batch_size", type=int, default=8, help="clips a forward pass (default: 8)")
+    evaluate.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_push(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    push = verbs.add_parser("push", help="upload a run, a dataset or the metric to the Hugging Face Hub")
+    push.add_argument("source", help="run folder, dataset folder, or the word 'metric' for our evaluate module")
+    push.add_argument("repo_id", help="USER/NAME on the Hub")
+    push.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
+    push.set_defaults(run=_push)
+
+
+def _add_demo(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    demo = verbs.add_parser("demo", help="the whole way on a rendered railway yard, offline, in minutes")
+    demo.add_argument("--output_dir", default="demo_output", help="folder to work in (default: demo_output)")
+    demo.set_defaults(run=_demo)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _quiet_libraries() -> None:
+    """Our own messages and warnings; not every library's news."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("railsformer").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _build(parsed: argparse.Namespace) -> None:
+    from railsformer.data.builder import build_dataset
+
+    summary = build_dataset(
+        parsed.source,
+        output_dir=parsed.output_dir,
+        annotations=parsed.annotations,
+        group_by=parsed.group_by,
+        splits=tuple(parsed.splits),
+        test_groups=parsed.test_groups,
+        validation_groups=parsed.validation_groups,
+        split=parsed.split,
+        seed=parsed.seed,
+        on_bad=parsed.on_bad,
+        command=parsed.command,
+        progress=True,
+    )
+    print(summary.balance_table())
+    print(f"\nsplit {summary.split_kind}; groups on more than one side: {summary.groups_on_several_sides}")
+    print(f"dataset: {summary.output_dir}")
+
+
+def _train(argv: Sequence[str]) -> None:
+    from railsformer.training.arguments import parse_settings, print_help
+
+    if "--help" in argv or "-h" in argv:
+        print_help()
+        return
+    settings = parse_settings(argv)
+    _quiet_transformers()
+    from railsformer.hub.cards import license_of_base, write_model_card
+    from railsformer.training.trainer import train
+
+    summary = train(settings)
+    if not summary.is_main_process:
+        return
+    write_model_card(
+        summary.run_dir,
+        base_model=summary.base,
+        base_license=license_of_base(summary.base) if summary.base else "apache-2.0",
+        dataset=summary.dataset,
+        labels=summary.labels,
+        training={
+            **settings.resolved,
+            "split": summary.split_kind,
+            "dataset fingerprint": summary.dataset_fingerprint,
+        },
+    )
+    figures = summary.validation
+    print(f"validation macro F1 {figures['f1_macro']:.3f}, accuracy {figures['accuracy']:.3f}")
+    print(f"model: {summary.run_dir}")
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from railsformer.evaluation.report import check_output_dir, evaluate_model, per_class_table
+
+    check_output_dir(parsed.output_dir)
+    _quiet_transformers()
+    report = evaluate_model(
+        parsed.model,
+        dataset=parsed.dataset,
+        output_dir=parsed.output_dir,
+        split=parsed.split,
+        num_clips=parsed.num_clips,
+        frame_order=parsed.frame_order,
+        batch_size=parsed.batch_size,
+        num_workers=parsed.num_workers,
+        progress=True,
+    )
+    print(per_class_table(report.metrics))
+    print(f"\nreport: {report.output_dir / 'report.md'}")
+    _refresh_card(Path(parsed.model), report.metrics)
+
+
+def _refresh_card(run_dir: Path, metrics: dict[str, object]) -> None:
+    """A run folder's card shows the figures of its last evaluation."""
+    settings_file = run_dir / "train_config.yaml"
+    if not settings_file.is_file():
+        return
+    import yaml
+
+    from railsformer.hub.cards import license_of_base, write_model_card
+
+    settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
+    base = settings.get("model") or settings.get("image_model")
+    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    write_model_card(
+        run_dir,
+        base_model=base,
+        base_license=license_of_base(base) if base else "apache-2.0",
+        dataset=str(settings["dataset"]),
+        labels=list(config["id2label"].values()),
+        metrics=metrics,
+        training=settings,
+    )
+
+
+def _push(parsed: argparse.Namespace) -> None:
+    from railsformer.hub.push import push, push_metric
+
+    if parsed.source == "metric" and not Path("metric").exists():
+        url = push_metric(parsed.repo_id, public=parsed.public)
+    else:
+        url = push(parsed.source, parsed.repo_id, public=parsed.public)
+    print(f"{'public' if parsed.public else 'private'}: {url}")
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    from railsformer.demo import run_demo
+
+    run_demo(parsed.output_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

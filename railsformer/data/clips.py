@@ -1,0 +1,195 @@
+"""Dataset rows to model inputs."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import datasets
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from railsformer.data.probe import probe_video
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels, training_pixels
+from railsformer.data.video import read_frames
+
+__all__ = ["ClipDataset", "FrameOrder", "VideoDataset", "collate_clips", "load_video_dataset"]
+
+# How the frames of a clip are shown: as they are, or the middle one in every place, which leaves no motion at all.
+FrameOrder = Literal["forwards", "middle"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoDataset:
+    """A dataset that `railsformer build` wrote, or any Hub repository of that layout.
+
+    Args:
+        name: Folder or Hub id.
+        splits: Rows by split, videos undecoded.
+        labels: Label names in the order of their indices.
+        fingerprint: Of videos, labels, groups and splits; empty where the repository states none.
+        split_kind: What keeps the splits apart.
+    """
+
+    name: str
+    splits: Mapping[str, datasets.Dataset]
+    labels: tuple[str, ...]
+    fingerprint: str
+    split_kind: str
+
+    def split(self, name: str) -> datasets.Dataset:
+        """Rows of one split.
+
+        Raises:
+            ValueError: If there is no such split, or it holds nothing.
+        """
+        if name not in self.splits:
+            raise ValueError(f"{self.name} has no split {name!r}; it has {', '.join(self.splits)}")
+        if len(self.splits[name]) == 0:
+            raise ValueError(f"split {name!r} of {self.name} holds no video")
+        return self.splits[name]
+
+
+def load_video_dataset(name: str | Path) -> VideoDataset:
+    """Load a dataset folder or Hub repository without decoding anything.
+
+    Args:
+        name: Folder that `railsformer build` wrote, or a Hub id of that layout.
+
+    Raises:
+        FileNotFoundError: If the folder is not there.
+        ValueError: If it has no `video` and `label` columns.
+    """
+    folder = Path(name)
+    looks_local = folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if looks_local and not (folder / "README.md").is_file():
+        raise FileNotFoundError(
+            f"{name}: no dataset here (README.md is missing); `railsformer build SOURCE --output_dir {name}` makes one"
+        )
+    try:
+        loaded = datasets.load_dataset(str(name))
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{name}: neither a folder nor a dataset on the Hub ({error})") from error
+    for split, rows in loaded.items():
+        missing = {"video", "label"} - set(rows.column_names)
+        if missing or not isinstance(rows.features["label"], datasets.ClassLabel):
+            raise ValueError(
+                f"{name}: split {split!r} must have a video column and a label column with names, got "
+                f"{rows.features}; `railsformer build` writes such a dataset"
+            )
+    splits = {split: rows.cast_column("video", datasets.Video(decode=False)) for split, rows in loaded.items()}
+    labels = tuple(next(iter(splits.values())).features["label"].names)
+    facts = _dataset_facts(name)
+    return VideoDataset(
+        name=str(name),
+        splits=splits,
+        labels=labels,
+        fingerprint=str(facts.get("fingerprint", "")),
+        split_kind=str(facts.get("split_kind", "unknown")),
+    )
+
+
+def _dataset_facts(name: str | Path) -> dict[str, Any]:
+    """dataset.json of a folder or Hub repository; empty where there is none."""
+    path = Path(name) / "dataset.json"
+    if not path.is_file():
+        if Path(name).is_dir():
+            return {}
+        try:
+            path = Path(hf_hub_download(str(name), "dataset.json", repo_type="dataset"))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return {}
+    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Clips of one split, decoded on demand.
+
+    In training each clip's randomness is a function of (seed, epoch, index) alone, so that workers, processes and
+    resumed runs agree.
+
+    Args:
+        rows: Rows with an undecoded `video`, `label`, and where known `start_seconds` and `end_seconds`.
+        sampling: How clips are cut from time.
+        pixels: The model's input.
+        augmentation: What training varies; None gives evaluation clips.
+        seed: Seed of the training randomness.
+        num_clips: Evaluation clips a video; their order is all clips of the first video, then of the second.
+        frame_order: How the frames of an evaluation clip are shown.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        *,
+        sampling: ClipSampling,
+        pixels: PixelSettings,
+        augmentation: TrainingAugmentation | None = None,
+        seed: int = 0,
+        num_clips: int = 1,
+        frame_order: FrameOrder = "forwards",
+    ) -> None:
+        self.rows = rows
+        self.labels: list[int] = list(rows["label"])
+        self.sampling = sampling
+        self.pixels = pixels
+        self.augmentation = augmentation
+        self.seed = seed
+        self.num_clips = 1 if augmentation else num_clips
+        self.frame_order = frame_order
+        # Shared memory: workers that live longer than an epoch see it move on.
+        self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next clips belong to."""
+        self._epoch[0] = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that clips are drawn for."""
+        return int(self._epoch[0])
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.num_clips
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip: `pixel_values` (T, 3, y, x), `labels`, and `video_index`, the row it comes from.
+
+        Raises:
+            VideoDecodeError: If the video cannot be read; it is never replaced by another one.
+        """
+        video_index, clip = divmod(index, self.num_clips)
+        row = self.rows[video_index]
+        path = row["video"]["path"]
+        # A segment is a file of its own, so that its clips count from the file's first picture.
+        if row.get("end_seconds") is None:
+            duration = probe_video(path).duration_seconds
+        else:
+            duration = float(row["end_seconds"]) - float(row.get("start_seconds") or 0.0)
+        if self.augmentation:
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            start = self.sampling.training_start(0.0, duration, rng)
+            frames = read_frames(path, self.sampling.clip_times(start))
+            pixel_values = training_pixels(frames, self.pixels, self.augmentation, rng)
+        else:
+            starts = self.sampling.evaluation_starts(0.0, duration, num_clips=self.num_clips)
+            frames = read_frames(path, self.sampling.clip_times(starts[clip]))
+            if self.frame_order == "middle":
+                frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
+            pixel_values = evaluation_pixels(frames, self.pixels)
+        return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
+
+
+def collate_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack clips to `pixel_values` (B, T, 3, y, x) and `labels` (B,)."""
+    return {
+        "pixel_values": torch.stack([clip["pixel_values"] for clip in clips]),
+        "labels": torch.tensor([clip["labels"] for clip in clips], dtype=torch.long),
+    }

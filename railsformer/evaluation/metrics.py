@@ -1,0 +1,92 @@
+"""Figures of a video classifier as one `evaluate` module, all through scikit-learn.
+
+This file imports nothing of ours: it is pushed to the Hub as a Space as it stands, loads with `evaluate.load(PATH)`,
+and the class can be used directly.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn import metrics
+
+__all__ = ["VideoClassificationMetrics"]
+
+_DESCRIPTION = """
+Accuracy, balanced accuracy, macro and weighted F1, precision, recall, F1 and support by class, and the confusion
+matrix of a video classifier. One prediction a video. Figures are taken over the full list of labels; macro figures
+over the labels that the references hold, and the absent ones are named.
+"""
+_INPUTS = """
+Args:
+    predictions (list of int): Predicted class index of each video.
+    references (list of int): True class index of each video.
+    label_names (list of str): Names of all classes in the order of their indices, also of those that are absent.
+Returns:
+    accuracy, balanced_accuracy, f1_macro, f1_weighted, per_class, confusion_matrix, absent_labels, num_videos
+"""
+
+
+class VideoClassificationMetrics(evaluate.Metric):
+    """Accuracy, balanced accuracy, F1 and per-class figures over the full label list.
+
+    Use: `VideoClassificationMetrics().compute(predictions=[...], references=[...], label_names=[...])`, or
+    `evaluate.load(PATH_OF_THIS_FILE)` for the same object.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(features),
+            reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
+        )
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], label_names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Compute every figure.
+
+        Raises:
+            ValueError: If there is nothing to score, or an index lies outside `label_names`.
+        """
+        predicted, true = np.asarray(predictions, dtype=np.int64), np.asarray(references, dtype=np.int64)
+        if true.size == 0:
+            raise ValueError("references must hold at least one video, got none")
+        for name, values in (("predictions", predicted), ("references", true)):
+            if values.min() < 0 or values.max() >= len(label_names):
+                raise ValueError(
+                    f"{name} must lie in 0 to {len(label_names) - 1} ({len(label_names)} labels), "
+                    f"got {values.min()} to {values.max()}"
+                )
+        indices = list(range(len(label_names)))
+        precision, recall, f1, support = metrics.precision_recall_fscore_support(
+            true, predicted, labels=indices, zero_division=0
+        )
+        present = support > 0
+        per_class = {
+            name: {
+                "precision": float(precision[index]) if present[index] else None,
+                "recall": float(recall[index]) if present[index] else None,
+                "f1": float(f1[index]) if present[index] else None,
+                "support": int(support[index]),
+            }
+            for index, name in enumerate(label_names)
+        }
+        return {
+            "accuracy": float(metrics.accuracy_score(true, predicted)),
+            "balanced_accuracy": float(recall[present].mean()),
+            "f1_macro": float(f1[present].mean()),
+            "f1_weighted": float(np.average(f1[present], weights=support[present])),
+            "per_class": per_class,
+            "confusion_matrix": {
+                "labels": list(label_names),
+                "matrix": metrics.confusion_matrix(true, predicted, labels=indices).tolist(),
+            },
+            "absent_labels": [name for index, name in enumerate(label_names) if not present[index]],
+            "num_videos": int(true.size),
+        }

@@ -1,0 +1,258 @@
+"""What a model does on one split: metrics.json, predictions.csv, report.md and a confusion matrix to look at."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from railsformer.data.clips import ClipDataset, FrameOrder, VideoDataset, load_video_dataset
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.transforms import PixelSettings
+from railsformer.evaluation.metrics import VideoClassificationMetrics
+from railsformer.evaluation.views import VideoScores, score_videos
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+
+__all__ = ["EvaluationReport", "check_output_dir", "evaluate_model", "per_class_table"]
+
+PACKAGES = ("railsformer", "torch", "transformers", "datasets", "evaluate", "scikit-learn", "av")
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Where the report is and what it says.
+
+    Args:
+        output_dir: Folder with metrics.json, predictions.csv, report.md and confusion_matrix.png.
+        metrics: Content of metrics.json.
+    """
+
+    output_dir: Path
+    metrics: dict[str, Any]
+
+
+def check_output_dir(output_dir: str | Path) -> Path:
+    """Return the folder if nothing can be overwritten there.
+
+    Raises:
+        FileExistsError: If it is a file, or a folder that already holds something.
+    """
+    folder = Path(output_dir)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already holds something; give another --output_dir or remove it")
+    return folder
+
+
+def evaluate_model(
+    model: str | Path,
+    *,
+    dataset: str | Path,
+    output_dir: str | Path,
+    split: str = "test",
+    num_clips: int = 1,
+    frame_order: FrameOrder = "forwards",
+    batch_size: int = 8,
+    num_workers: int = 2,
+    progress: bool = False,
+) -> EvaluationReport:
+    """Evaluate a model on one split and write the report.
+
+    Sampling comes from the model's config and pixels from its preprocessor, so that they are those of its training.
+
+    Args:
+        model: Run folder, checkpoint folder or Hub id.
+        dataset: Dataset folder or Hub id.
+        output_dir: Folder to write; must be absent or empty.
+        split: Split to evaluate.
+        num_clips: Clips a video, spread over its length; their softmax scores are averaged.
+        frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by.
+        batch_size: Clips a forward pass.
+        num_workers: Processes that decode.
+        progress: Show a bar.
+
+    Raises:
+        FileExistsError: If `output_dir` holds something.
+        FileNotFoundError: If model or dataset are not there.
+        ValueError: If the split is missing or empty, or has a label that the model does not know.
+        VideoDecodeError: If a video cannot be read.
+    """
+    folder = check_output_dir(output_dir)
+    loaded = load_video_dataset(dataset)
+    rows = loaded.split(split)
+    classifier = RailsformerForVideoClassification.from_pretrained(model)
+    config = classifier.config
+    sampling = ClipSampling(config.num_frames, config.frame_interval, float(config.nominal_fps))
+    pixels = PixelSettings.from_pretrained(model)
+    label_names = [config.id2label[index] for index in range(config.num_labels)]
+    order = _label_order(loaded, label_names, model=str(model))
+    clips = ClipDataset(rows, sampling=sampling, pixels=pixels, num_clips=num_clips, frame_order=frame_order)
+    scores = score_videos(classifier, clips, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    scores = VideoScores(scores.probabilities, order[scores.references])
+    figures = VideoClassificationMetrics(keep_in_memory=True).compute(
+        predictions=scores.predictions, references=scores.references, label_names=label_names
+    )
+    protocol = {
+        "num_clips": num_clips,
+        "num_crops": 1,
+        "view_average": "softmax",
+        "frame_order": frame_order,
+        "sampling": asdict(sampling),
+        "pixels": asdict(pixels),
+        "split_kind": loaded.split_kind,
+        "decoder": f"av {version('av')}",
+    }
+    metrics = {
+        **(figures or {}),
+        "split": split,
+        "protocol": protocol,
+        "dataset": str(dataset),
+        "dataset_fingerprint": loaded.fingerprint,
+        "model": str(model),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    _write(folder, metrics, clips, scores, label_names)
+    return EvaluationReport(folder, metrics)
+
+
+def _label_order(loaded: VideoDataset, label_names: Sequence[str], *, model: str) -> np.ndarray:
+    """The model's index of each of the dataset's labels.
+
+    Raises:
+        ValueError: If the model does not know one of them.
+    """
+    unknown = [name for name in loaded.labels if name not in label_names]
+    if unknown:
+        raise ValueError(
+            f"label {unknown[0]!r} of {loaded.name} is not known to {model}, which has {', '.join(label_names)}; "
+            f"evaluate a model that was trained on these labels"
+        )
+    return np.array([label_names.index(name) for name in loaded.labels])
+
+
+def per_class_table(metrics: Mapping[str, Any]) -> str:
+    """The figures by class and overall, as lines of plain text."""
+    width = max(len("weighted F1"), *(len(name) for name in metrics["per_class"]))
+    lines = [f"{'':{width}}  precision  recall      F1  videos"]
+    for name, row in metrics["per_class"].items():
+        cells = [f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("precision", "recall", "f1")]
+        lines.append(f"{name:{width}}  {cells[0]:>9}  {cells[1]:>6}  {cells[2]:>6}  {row['support']:>6}")
+    lines.append("")
+    overall = {
+        "accuracy": "accuracy",
+        "balanced accuracy": "balanced_accuracy",
+        "macro F1": "f1_macro",
+        "weighted F1": "f1_weighted",
+    }
+    lines += [f"{title:{max(width, 17)}}  {metrics[key]:.3f}" for title, key in overall.items()]
+    return "\n".join(lines)
+
+
+def _write(
+    folder: Path, metrics: dict[str, Any], clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]
+) -> None:
+    """Write everything at once, after all of it is known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_predictions(folder / "predictions.csv", clips, scores, label_names)
+    _draw_confusion_matrix(folder / "confusion_matrix.png", metrics)
+    (folder / "report.md").write_text(_markdown(metrics), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_predictions(path: Path, clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]) -> None:
+    """One row a video: its metadata, the true label, the prediction and every score."""
+    columns = [name for name in clips.rows.column_names if name not in ("video", "label")]
+    metadata = clips.rows.select_columns(columns)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "label", "prediction", *columns, *(f"score_{name}" for name in label_names)])
+        for index, row in enumerate(metadata):
+            video = Path(clips.rows[index]["video"]["path"]).name
+            truth, guess = label_names[scores.references[index]], label_names[scores.predictions[index]]
+            values = [f"{value:.6f}" for value in scores.probabilities[index]]
+            writer.writerow([video, truth, guess, *(row[name] for name in columns), *values])
+
+
+def _markdown(metrics: Mapping[str, Any]) -> str:
+    """report.md: figures first, then how they were obtained."""
+    protocol = metrics["protocol"]
+    sampling, pixels = protocol["sampling"], protocol["pixels"]
+    step_seconds = sampling["frame_interval"] / sampling["nominal_fps"]
+    rows = [
+        f"| {name} | "
+        + " | ".join("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        + f" | {row['support']} |"
+        for name, row in metrics["per_class"].items()
+    ]
+    absent = metrics["absent_labels"]
+    notes = [f"Not in this split, and so without figures: {', '.join(absent)}."] if absent else []
+    if protocol["frame_order"] != "forwards":
+        notes.append(
+            "Every frame was replaced by the clip's middle one: these figures say what is seen without motion."
+        )
+    return "\n".join(
+        [
+            f"# {metrics['split']} of {metrics['dataset']}",
+            "",
+            f"Model `{metrics['model']}`, {metrics['num_videos']} videos, split {protocol['split_kind']}.",
+            "",
+            "| accuracy | balanced accuracy | macro F1 | weighted F1 |",
+            "|---|---|---|---|",
+            "| "
+            + " | ".join(f"{metrics[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted"))
+            + " |",
+            "",
+            "| class | precision | recall | F1 | videos |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "![Confusion matrix](confusion_matrix.png)",
+            "",
+            *notes,
+            "",
+            "## How it was measured",
+            "",
+            f"- Each video counts once: {protocol['num_clips']} clip(s) x {protocol['num_crops']} crop(s), "
+            f"{protocol['view_average']} scores averaged.",
+            f"- A clip is {sampling['num_frames']} frames, {step_seconds:.3f} s apart ({sampling['frame_interval']} "
+            f"steps at {sampling['nominal_fps']:g} fps), picked by presentation time.",
+            f"- Short side {pixels['short_side_px']} px, centre crop {pixels['crop_px']} px.",
+            f"- Dataset fingerprint `{metrics['dataset_fingerprint'] or 'none stated'}`.",
+            "- " + ", ".join(f"{name} {number}" for name, number in metrics["versions"].items()) + ".",
+            "",
+        ]
+    )
+
+
+def _draw_confusion_matrix(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Counts in cells shaded by the share of their true class; readable from two metres."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels = metrics["confusion_matrix"]["labels"]
+    counts = np.array(metrics["confusion_matrix"]["matrix"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.4 + 0.9 * len(labels)
+    figure = Figure(figsize=(side + 0.8, side), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(
+        f"{metrics['split']}: {metrics['num_videos']} videos, macro F1 {metrics['f1_macro']:.2f}", fontsize=11
+    )
+    for row in range(len(labels)):
+        for column in range(len(labels)):
+            colour = "white" if shares[row, column] > 0.55 else "#22313f"
+            text = f"{counts[row, column]}\n{shares[row, column]:.0%}" if counts[row].sum() else "0"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.savefig(path)

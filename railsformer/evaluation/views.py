@@ -1,0 +1,71 @@
+"""Views of a video to one score a video."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from railsformer.data.clips import ClipDataset, collate_clips
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+
+__all__ = ["VideoScores", "score_videos"]
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """One row a video.
+
+    Args:
+        probabilities: Softmax averaged over the views, shape (num_videos, num_labels).
+        references: True class indices of the dataset, shape (num_videos,).
+    """
+
+    probabilities: np.ndarray
+    references: np.ndarray
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The class with the highest score, shape (num_videos,)."""
+        return self.probabilities.argmax(axis=1)
+
+
+@torch.inference_mode()
+def score_videos(
+    model: RailsformerForVideoClassification,
+    clips: ClipDataset,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> VideoScores:
+    """Score every video of a split once, whatever the number of views.
+
+    Args:
+        model: In evaluation mode or not; it is scored in evaluation mode.
+        clips: Evaluation clips, `clips.num_clips` a video.
+        batch_size: Clips a forward pass.
+        num_workers: Processes that decode.
+        progress: Show a bar.
+
+    Returns:
+        Scores in the order of the rows.
+
+    Raises:
+        VideoDecodeError: If a video cannot be read.
+    """
+    was_training, device = model.training, model.device
+    model.eval()
+    loader = torch.utils.data.DataLoader(
+        clips,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate_clips,  # type: ignore[arg-type]
+    )
+    batches = [
+        model(pixel_values=batch["pixel_values"].to(device)).logits.float().softmax(dim=-1).cpu()
+        for batch in tqdm(loader, desc="scoring", unit="batch", disable=not progress, leave=False)
+    ]
+    model.train(was_training)
+    views = torch.cat(batches).double().unflatten(0, (len(clips.rows), clips.num_clips))
+    return VideoScores(probabilities=views.mean(dim=1).numpy(), references=np.asarray(clips.labels))

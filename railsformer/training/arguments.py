@@ -1,0 +1,237 @@
+"""Every setting of a run: three dataclasses, filled from defaults, then a YAML recipe, then flags."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+__all__ = ["DataArguments", "ModelArguments", "RunArguments", "Settings", "parse_settings", "print_help"]
+
+STARTS = ("model", "image_model", "from_scratch")
+
+
+@dataclass
+class ModelArguments:
+    """What to start from, and the shape of a clip."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "TimeSformer checkpoint to start from: Hub id or folder"}
+    )
+    image_model: str | None = field(
+        default=None, metadata={"help": "Image transformer to start from (ViT, DeiT, DINOv2): Hub id or folder"}
+    )
+    from_scratch: bool = field(default=False, metadata={"help": "Start from random weights of the sizes below"})
+    attention_type: str | None = field(
+        default=None, metadata={"help": "Attention scheme; the checkpoint's, or divided_space_time"}
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; the checkpoint's, or 8"})
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels; the checkpoint's, or 224"})
+    frame_interval: int | None = field(
+        default=None, metadata={"help": "Steps of the nominal rate between frames; the checkpoint's, or 32"}
+    )
+    nominal_fps: float = field(default=30.0, metadata={"help": "Rate in which frame_interval counts, for any video"})
+    position_embedding: str | None = field(default=None, metadata={"help": "space_time, space or none"})
+    stochastic_depth_rate: float = field(default=0.0, metadata={"help": "Drop path of the last block"})
+    negative_labels: list[str] = field(
+        default_factory=list, metadata={"help": "Labels that mean 'nothing dangerous'; Other if there is such a label"}
+    )
+    hidden_size: int = field(default=768, metadata={"help": "From scratch: width"})
+    num_hidden_layers: int = field(default=12, metadata={"help": "From scratch: blocks"})
+    num_attention_heads: int = field(default=12, metadata={"help": "From scratch: heads"})
+    intermediate_size: int = field(default=3072, metadata={"help": "From scratch: width of the MLP"})
+    patch_size: int = field(default=16, metadata={"help": "From scratch: side of a patch in pixels"})
+
+    def __post_init__(self) -> None:
+        """Exactly one start."""
+        chosen = [name for name in STARTS if getattr(self, name)]
+        if len(chosen) != 1:
+            raise ValueError(
+                f"exactly one of --model, --image_model and --from_scratch must be given, got "
+                f"{' and '.join(chosen) or 'none'}"
+            )
+
+
+@dataclass
+class DataArguments:
+    """What to train on, and what training varies."""
+
+    dataset: str | None = field(default=None, metadata={"help": "Dataset folder of `railsformer build`, or Hub id"})
+    min_short_side_px: int | None = field(
+        default=None, metadata={"help": "Least short side before the random crop; 256/224 of image_size"}
+    )
+    max_short_side_px: int | None = field(default=None, metadata={"help": "Largest; 320/224 of image_size"})
+    eval_short_side_px: int | None = field(
+        default=None, metadata={"help": "Short side before the centre crop of evaluation; image_size"}
+    )
+    flip: bool = field(default=False, metadata={"help": "Mirror half of the training clips"})
+    light: float = field(default=0.0, metadata={"help": "Strength of random brightness, contrast and gamma, 0 to 1"})
+    grey: float = field(default=0.0, metadata={"help": "Share of training clips shown without colour"})
+    class_balance: Literal["none", "sampler"] = field(
+        default="none", metadata={"help": "sampler: draw labels, and cameras within a label, evenly"}
+    )
+
+    def __post_init__(self) -> None:
+        """A dataset must be named."""
+        if not self.dataset:
+            raise ValueError("--dataset must name a folder that `railsformer build` wrote, or a Hub dataset; got none")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """`TrainingArguments` of transformers with these defaults changed.
+
+    eval_strategy and save_strategy epoch; load_best_model_at_end with metric_for_best_model f1_macro;
+    remove_unused_columns False (the video would be dropped before it is read); logging_steps 10;
+    dataloader_num_workers 2; save_total_limit 1; warmup_steps 0.1 (a share of all steps).
+    """
+
+    trainable: Literal["all", "time", "head"] = field(
+        default="all",
+        metadata={"help": "time: only time attention, its dense layers, the time table and the head; head: the head"},
+    )
+    trainable_blocks: int | None = field(
+        default=None, metadata={"help": "With trainable=time: only in this many upper blocks"}
+    )
+    head_learning_rate_factor: float = field(
+        default=1.0, metadata={"help": "Learning rate of the new head over that of the trunk"}
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "CPU threads of one process; cores over local processes if not given"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: the video is a column"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint"})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best epoch, not the last"})
+    metric_for_best_model: str | None = field(default="f1_macro", metadata={"help": "Figure that chooses the epoch"})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log"})
+    dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode, for each training one"})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or a share of all steps below 1"})
+
+    def __post_init__(self) -> None:
+        """Check what transformers does not."""
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be false: the video would be dropped before it is read")
+        if self.trainable_blocks is not None and (self.trainable != "time" or self.trainable_blocks < 1):
+            raise ValueError(
+                f"trainable_blocks must be at least 1 and goes with trainable=time, got {self.trainable_blocks} with "
+                f"trainable={self.trainable}"
+            )
+
+
+class Settings(NamedTuple):
+    """The three dataclasses, and the plain values that made them."""
+
+    model: ModelArguments
+    data: DataArguments
+    run: RunArguments
+    resolved: dict[str, Any]
+
+
+def parse_settings(argv: Sequence[str]) -> Settings:
+    """Parse flags over a YAML recipe over defaults.
+
+    Args:
+        argv: Flags; `--config FILE` names the recipe.
+
+    Raises:
+        FileNotFoundError: If the recipe is not there.
+        ValueError: If a key or flag is unknown, or a value is of the wrong kind.
+    """
+    parser = _parser()
+    flags = _given_flags(argv, parser)
+    recipe = read_recipe(flags["config"]) if "config" in flags else {}
+    known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
+    for key in recipe:
+        if key not in known:
+            raise ValueError(f"{flags['config']}: unknown key {key!r}{_did_you_mean(key, known)}")
+    if any(name in flags for name in STARTS):  # a start on the command line replaces the recipe's
+        recipe = {key: value for key, value in recipe.items() if key not in STARTS}
+    values = {**recipe, **{key: value for key, value in flags.items() if key != "config"}}
+    if not values.get("output_dir"):
+        raise ValueError("--output_dir must name the folder for the run, got none")
+    parts = [_build(kind, values) for kind in (ModelArguments, DataArguments, RunArguments)]
+    return Settings(*parts, resolved=values)
+
+
+def print_help() -> None:
+    """Print every flag of `railsformer train`."""
+    _parser().print_help()
+
+
+def _parser() -> HfArgumentParser:
+    parser = HfArgumentParser(
+        [ModelArguments, DataArguments, RunArguments],  # type: ignore[arg-type]
+        prog="railsformer train",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", help="recipe: a flat YAML file of the keys below; flags win over it")
+    return parser
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a flat YAML file.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is not a flat mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe; configs/ holds those that come with railsformer")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a recipe is a flat mapping of keys to values, got {type(content).__name__}")
+    return {key: float(value) if _is_exponent(value) else value for key, value in content.items()}
+
+
+def _is_exponent(value: Any) -> bool:
+    """YAML 1.1 reads 5e-3 as text; a person means a number."""
+    if not isinstance(value, str) or "e" not in value.lower():
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _given_flags(argv: Sequence[str], parser: HfArgumentParser) -> dict[str, Any]:
+    """Only the flags that were given, parsed to their types."""
+    for action in parser._actions:
+        action.default = _NOT_GIVEN
+        action.required = False
+    # parse_known_args would exit on its own for a bad value; we want the error.
+    try:
+        namespace, unknown = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        flag = unknown[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ValueError(f"unknown flag {flag!r}{_did_you_mean(flag, known)}")
+    return {key: value for key, value in vars(namespace).items() if value is not _NOT_GIVEN}
+
+
+_NOT_GIVEN = object()
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    """One dataclass from the values that are its own."""
+    names = {item.name for item in fields(kind) if item.init}
+    return kind(**{key: value for key, value in values.items() if key in names})
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
