@@ -1,7 +1,8 @@
 """Train the demo's tiny trunk from nothing, on moving shapes.
 
-The shapes have colours that no yard has, there are no tracks, machines or people, and no yard classes: the trunk learns where something
-moves, which way, and whether it nears or leaves another shape. Half of the clips are the other half shown backwards.
+The shapes have colours that no yard has, there are no tracks, machines or people, and no yard classes: the trunk
+learns where something moves, which way, and whether it nears or leaves another shape. Half of the clips are the other
+half shown backwards. An interrupted run goes on where it was.
 
     python scripts/train_demo_trunk.py --output_dir railsformer/model/demo_trunk
 """
@@ -10,6 +11,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ PATCH_SIZE = 16
 NUM_FRAMES = 8
 MEAN, STD = 0.45, 0.225
 RELATIONS = ("towards", "away", "neither")
+Draw = Callable[..., torch.Tensor]  # uniform(low, high, *shape): one value, or one of that shape, for each clip
 KINDS = ("travel to a shape", "travel to a band", "swing", "idle")
 
 
@@ -149,7 +152,7 @@ class TrunkWithQuestions(nn.Module):
         self.timesformer = TimesformerModel(config)
         self.answers = nn.Linear(config.hidden_size, len(KINDS) + len(RELATIONS) + 4)
         self.dense = nn.Linear(config.hidden_size, 6 + len(RELATIONS))
-        # Stock never initialises the time table; waves in both tables spare the model from finding its way in the dark.
+        # Stock never initialises the time table; with waves in both tables the model need not first find its way.
         embeddings = self.timesformer.embeddings
         width = config.hidden_size
         side = config.image_size // config.patch_size
@@ -285,7 +288,7 @@ def _waves(length: int, width: int) -> torch.Tensor:
     return 0.7 * torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _progress(half: int, uniform) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _progress(half: int, uniform: Draw) -> torch.Tensor:
     """Return how far along the way each frame is, (B / 2, T), from 0 to 1: even, gentle or halting."""
     time_share = torch.linspace(0, 1, NUM_FRAMES, device=uniform(0, 1).device)[None]
     time_share = (time_share * uniform(0.9, 1.25)[:, None] - uniform(0, 0.15)[:, None]).clamp(0, 1)
@@ -327,15 +330,15 @@ def _blend(canvas: torch.Tensor, colour: torch.Tensor, mask: torch.Tensor) -> to
     return canvas + (colour - canvas) * mask[:, None]
 
 
-def _draw_colours(half: int, uniform) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """Return eight colours a clip, (B / 2, 8, 3): greens, blues, violets and pinks, no yard's yellow, orange or red."""
+def _draw_colours(half: int, uniform: Draw) -> torch.Tensor:
+    """Return eight colours a clip, (B / 2, 8, 3): greens, blues, violets and pinks, no yellow, orange or red."""
     hue, strength, value = uniform(0.38, 0.9, 8), uniform(0.1, 1, 8), uniform(0.15, 1, 8)
     offsets = torch.tensor([5.0, 3.0, 1.0], device=hue.device)
     k = (offsets + hue[..., None] * 6) % 6
     return value[..., None] * (1 - strength[..., None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
-def _draw_grounds(half: int, uniform, generator: torch.Generator, device: torch.device) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _draw_grounds(half: int, uniform: Draw, generator: torch.Generator, device: torch.device) -> torch.Tensor:
     colours = _draw_colours(half, uniform)[:, :2]
     colours = 0.5 * colours + 0.5 * colours.mean(-1, keepdim=True)
     share = (_grid(device)[1] * 0.5 + uniform(0, 1)[:, None, None] > 0).float()[:, None]
@@ -356,7 +359,7 @@ def _draw_movers(
     palette: torch.Tensor,
     swing: torch.Tensor,
     square: torch.Tensor,
-    uniform,  # type: ignore[no-untyped-def]
+    uniform: Draw,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw what moves on the still canvas: a two-part figure, or an arm and its tip."""
     half = len(canvas)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -414,6 +415,9 @@ def _card(summary: BuildSummary, settings: dict[str, Any], dtypes: dict[str, str
         "configs": [
             {
                 "config_name": "default",
+                # load_dataset keys its cache by this block and the folder's last name, not by the folder's path nor by
+                # its files: without words that are new at every build it would read another dataset of that name.
+                "description": f"{summary.fingerprint[:16]} built {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC",
                 "data_files": [{"split": side, "path": f"data/{side}/**"} for side in SPLITS],
                 # Here and not under dataset_info, which load_dataset ignores for folders of videos.
                 "features": _features(summary.labels, dtypes),

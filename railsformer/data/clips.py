@@ -1,8 +1,11 @@
 """Dataset rows to model inputs."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from railsformer.data.probe import probe_video
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels, training_pixels
-from railsformer.data.video import read_frames
+from railsformer.data.video import VideoDecodeError, read_frames
 
 __all__ = ["ClipDataset", "FrameOrder", "VideoDataset", "collate_clips", "load_video_dataset"]
 
@@ -74,7 +77,7 @@ def load_video_dataset(name: str | Path) -> VideoDataset:
             f"{name}: no dataset here (README.md is missing); `railsformer build SOURCE --output_dir {name}` makes one"
         )
     try:
-        loaded = datasets.load_dataset(str(name))
+        loaded = datasets.load_dataset(str(name), cache_dir=_cache_dir(folder))
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{name}: neither a folder nor a dataset on the Hub ({error})") from error
     for split, rows in loaded.items():
@@ -94,6 +97,18 @@ def load_video_dataset(name: str | Path) -> VideoDataset:
         fingerprint=str(facts.get("fingerprint", "")),
         split_kind=str(facts.get("split_kind", "unknown")),
     )
+
+
+def _cache_dir(folder: Path) -> str | None:
+    """A cache of its own for each local folder; None, the usual one, for the Hub.
+
+    `datasets` keys its cache by the folder's last name and the files' modification times alone, so that a dataset
+    which was moved or copied would be read from where it was.
+    """
+    if not folder.is_dir():
+        return None
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "railsformer" / key)
 
 
 def _dataset_facts(name: str | Path) -> dict[str, Any]:
@@ -167,24 +182,42 @@ class ClipDataset(torch.utils.data.Dataset):
         """
         video_index, clip = divmod(index, self.num_clips)
         row = self.rows[video_index]
-        path = row["video"]["path"]
-        # A segment is a file of its own, so that its clips count from the file's first picture.
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        with _video_file(row["video"], index=video_index) as path:
+            frames = read_frames(path, self._times(row, path, clip, rng))
+        if self.augmentation:
+            pixel_values = training_pixels(frames, self.pixels, self.augmentation, rng)
+        else:
+            if self.frame_order == "middle":
+                frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
+            pixel_values = evaluation_pixels(frames, self.pixels)
+        return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
+
+    def _times(self, row: Mapping[str, Any], path: Path, clip: int, rng: np.random.Generator) -> np.ndarray:
+        """Instants of a clip. A segment is a file of its own, so they count from the file's first picture."""
         if row.get("end_seconds") is None:
             duration = probe_video(path).duration_seconds
         else:
             duration = float(row["end_seconds"]) - float(row.get("start_seconds") or 0.0)
         if self.augmentation:
-            rng = np.random.default_rng([self.seed, self.epoch, index])
-            start = self.sampling.training_start(0.0, duration, rng)
-            frames = read_frames(path, self.sampling.clip_times(start))
-            pixel_values = training_pixels(frames, self.pixels, self.augmentation, rng)
-        else:
-            starts = self.sampling.evaluation_starts(0.0, duration, num_clips=self.num_clips)
-            frames = read_frames(path, self.sampling.clip_times(starts[clip]))
-            if self.frame_order == "middle":
-                frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
-            pixel_values = evaluation_pixels(frames, self.pixels)
-        return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
+            return self.sampling.clip_times(self.sampling.training_start(0.0, duration, rng))
+        starts = self.sampling.evaluation_starts(0.0, duration, num_clips=self.num_clips)
+        return self.sampling.clip_times(starts[clip])
+
+
+@contextmanager
+def _video_file(video: Mapping[str, Any], *, index: int) -> Iterator[Path]:
+    """The file of an undecoded `Video`; where the row holds its bytes, a temporary file named after it in errors."""
+    if video.get("bytes") is None:
+        yield Path(video["path"])
+        return
+    with tempfile.NamedTemporaryFile(suffix=Path(video.get("path") or "").suffix) as file:
+        file.write(video["bytes"])
+        file.flush()
+        try:
+            yield Path(file.name)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(video.get("path") or f"video of row {index}", error.reason) from error
 
 
 def collate_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -61,16 +61,19 @@ class PixelSettings:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "PixelSettings":
-        """From the keys of an image processor's config."""
-        size, crop = config.get("size", {}), config.get("crop_size", {})
-        short_side = size if isinstance(size, int) else size.get("shortest_edge") or size.get("height") or 224
-        crop_side = crop if isinstance(crop, int) else crop.get("height") or short_side
-        return cls(
-            crop_px=min(crop_side, short_side),
-            short_side_px=short_side,
-            mean=tuple(config.get("image_mean") or TIMESFORMER_MEAN_STD[0]),
-            std=tuple(config.get("image_std") or TIMESFORMER_MEAN_STD[1]),
-        )
+        """From the keys of an image processor's config; TimeSformer's values where it has none.
+
+        Raises:
+            ValueError: If the model's input is not square.
+        """
+        short_side = _side(config, "size") or 224
+        crop_side = _side(config, "crop_size") if config.get("do_center_crop", True) else None
+        mean, std = TIMESFORMER_MEAN_STD
+        if config.get("do_normalize", True):
+            mean, std = tuple(config.get("image_mean") or mean), tuple(config.get("image_std") or std)
+        else:
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return cls(crop_px=min(crop_side or short_side, short_side), short_side_px=short_side, mean=mean, std=std)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write preprocessor_config.json, which stock `AutoImageProcessor` and `pipeline` read."""
@@ -166,7 +169,7 @@ def training_pixels(
     # Crop and resize in one: the crop's side in source pixels, then straight to crop_px.
     side = min(settings.crop_px / max(short_side, settings.crop_px), 1.0) * min(height, width)
     left, top = rng.random() * (width - side), rng.random() * (height - side)
-    box = (left, top, left + side, top + side)
+    box = (left, top, min(left + side, width), min(top + side, height))  # rounding must not leave the picture
     target = (settings.crop_px, settings.crop_px)
     pictures = np.stack(
         [np.asarray(Image.fromarray(frame).resize(target, Image.Resampling.BILINEAR, box=box)) for frame in frames]
@@ -174,6 +177,16 @@ def training_pixels(
     if rng.random() < 0.5 and augmentation.flip:
         pictures = pictures[:, :, ::-1]
     return _normalise(_vary_light(pictures, augmentation, rng), settings)
+
+
+def _side(config: dict[str, Any], key: str) -> int | None:
+    """Side in px of a square given as a number, a short side, or height and width."""
+    size = config.get(key) or {}
+    if isinstance(size, int):
+        return size
+    if size.get("height") != size.get("width"):
+        raise ValueError(f"{key} must be square, got {size['height']} x {size['width']} px (height x width)")
+    return size.get("shortest_edge") or size.get("height")
 
 
 def _vary_light(pictures: np.ndarray, augmentation: TrainingAugmentation, rng: np.random.Generator) -> np.ndarray:

@@ -1,17 +1,22 @@
 """PyAV: the pictures of a video file at given times."""
 
+import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 
-__all__ = ["VideoDecodeError", "read_frames"]
+__all__ = ["VideoDecodeError", "find_video_stream", "read_frames"]
 
 # Nearer than this to the start, decoding from the first picture is cheaper than a seek to a key frame.
 SEEK_AFTER_SECONDS = 3.0
 # Time stamps are rounded to a time base; a picture that begins this little after the instant still counts as shown.
 TOLERANCE_SECONDS = 1e-3
+# AVI stores no presentation times: FFmpeg guesses them in the order of decoding, at most this far out of place.
+AVI_REORDER_FRAMES = 16
 
 
 class VideoDecodeError(ValueError):
@@ -32,6 +37,26 @@ class VideoDecodeError(ValueError):
         return type(self), (str(self.path), self.reason)
 
 
+def find_video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+    """Return the first video stream that is not a cover picture.
+
+    Args:
+        container: The open file.
+        path: Its name, for the message.
+
+    Raises:
+        VideoDecodeError: If there is none, or FFmpeg has no decoder for it.
+    """
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise VideoDecodeError(path, f"it holds no video ({kinds} only)")
+    if streams[0].codec_context is None:
+        raise VideoDecodeError(path, "FFmpeg has no decoder for its video")
+    return streams[0]
+
+
 def read_frames(path: str | Path, times_seconds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Read the pictures that are on screen at given instants.
 
@@ -40,14 +65,15 @@ def read_frames(path: str | Path, times_seconds: Sequence[float] | np.ndarray) -
 
     Args:
         path: A video file.
-        times_seconds: Instants from the first picture on, in any order, shape (N,).
+        times_seconds: Instants in seconds since the first picture, in any order, shape (N,).
 
     Returns:
         RGB pictures, uint8, shape (N, height, width, 3), upright, in the order of `times_seconds`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        VideoDecodeError: If it has no picture that can be decoded.
+        VideoDecodeError: If it has no picture that can be decoded, is damaged before the last instant, or changes its
+            picture size between the instants.
         ValueError: If `times_seconds` is empty.
     """
     times = np.asarray(times_seconds, dtype=np.float64)
@@ -56,76 +82,114 @@ def read_frames(path: str | Path, times_seconds: Sequence[float] | np.ndarray) -
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such video file")
     order = np.argsort(times, kind="stable")
+    ascending = times[order]
     try:
-        with av.open(str(path)) as container:
-            frames = _pictures_at(path, container, times[order])
+        frames = _pictures_at(path, ascending, seek=True) or _pictures_at(path, ascending, seek=False)
     except av.error.FFmpegError as error:
-        raise VideoDecodeError(path, f"cannot be decoded as video ({error.strerror})") from error
+        raise VideoDecodeError(path, f"cannot be decoded as video (FFmpeg says '{error.strerror}')") from error
+    if not frames:
+        raise VideoDecodeError(path, "not one picture could be decoded")
     pictures = np.empty((len(times), *frames[0].shape), dtype=np.uint8)
     for position, picture in zip(order, frames, strict=True):
         if picture.shape != pictures.shape[1:]:
-            raise VideoDecodeError(path, "changes its picture size half way")
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (frames[0].shape, picture.shape)]
+            raise VideoDecodeError(path, f"its picture size changes from {sizes[0]} to {sizes[1]} half way")
         pictures[position] = picture
     return pictures
 
 
-def _pictures_at(path: str | Path, container: av.container.InputContainer, times: np.ndarray) -> list[np.ndarray]:
-    """One RGB picture for each of the ascending `times`; a picture asked for twice is converted once."""
-    stream = next((stream for stream in container.streams.video if stream.codec_context is not None), None)
-    if stream is None:
-        raise VideoDecodeError(path, "has no video stream")
-    stream.codec_context.thread_count = 1  # loaders run one process a core already
-    timed = _timed_frames(container, stream, first_wanted=float(times[0]))
-    pictures: list[np.ndarray] = []
-    shown: av.VideoFrame | None = None
-    converted: np.ndarray | None = None
-    upcoming = next(timed, None)
-    for instant in times:
-        while upcoming is not None and (shown is None or upcoming[0] <= instant + TOLERANCE_SECONDS):
-            shown, converted = upcoming[1], None
-            upcoming = next(timed, None)
-        if shown is None:
-            raise VideoDecodeError(path, "has no picture that can be decoded")
-        if converted is None:
-            converted = _upright_rgb(shown)
-        pictures.append(converted)
-    return pictures
+def _pictures_at(path: str | Path, times: np.ndarray, *, seek: bool) -> list[np.ndarray]:
+    """One RGB picture for each of the ascending `times`; a picture asked for twice is converted once.
+
+    Empty if not one picture was found, which after a seek means only that the seek went astray.
+    """
+    # metadata_errors: a title in Latin-1 must not make the pictures unreadable
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = find_video_stream(container, path)
+        stream.codec_context.thread_count = 1  # loaders run one process a core already
+        timed = _timed_frames(container, stream, seek_to=float(times[0]) if seek else 0.0)
+        pictures: list[np.ndarray] = []
+        shown: av.VideoFrame | None = None
+        converted: np.ndarray | None = None
+        upcoming = next(timed, None)
+        for instant in times:
+            while upcoming is not None and (shown is None or upcoming[0] <= instant + TOLERANCE_SECONDS):
+                shown, converted = upcoming[1], None
+                upcoming = next(timed, None)
+            if shown is None:
+                break
+            if converted is None:
+                converted = _upright_rgb(shown)
+            pictures.append(converted)
+        return pictures
 
 
 def _timed_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, *, first_wanted: float
+    container: av.container.InputContainer, stream: av.VideoStream, *, seek_to: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with their seconds since the first picture, beginning at or before `first_wanted`."""
-    time_base = stream.time_base or 0
-    if first_wanted > SEEK_AFTER_SECONDS and stream.start_time is not None and time_base:
-        origin = float(stream.start_time * time_base)
-        container.seek(round((first_wanted + origin) / time_base), stream=stream, backward=True)
+    """Frames in presentation order with their seconds since the first one.
+
+    Where `seek_to` is far enough from the start they begin at a key frame at or before it; there are none if the seek
+    missed it.
+    """
+    frames = container.decode(stream)
+    if container.format.name == "avi":
+        yield from _from_first(_sort_times(frames), stream)
+        return
+    first = next(frames, None)
+    if first is None:
+        return
+    if seek_to > SEEK_AFTER_SECONDS and first.time is not None and _seek(container, stream, first.time + seek_to):
+        # The header's start time is not always the first picture's, so that one was decoded to count from it.
         frames = container.decode(stream)
-        frame = next(frames, None)
-        if frame is not None and frame.time is not None and frame.time - origin <= first_wanted:
-            yield frame.time - origin, frame
-            for frame in frames:
-                if frame.time is not None:
-                    yield frame.time - origin, frame
+        landed = next(frames, None)
+        if landed is None or landed.time is None or landed.time - first.time > seek_to:
             return
-        container.seek(stream.start_time, stream=stream, backward=True)
-    yield from _frames_from_the_start(container, stream)
+        yield landed.time - first.time, landed
+        for frame in frames:
+            if frame.time is not None:
+                yield frame.time - first.time, frame
+        return
+    yield from _from_first(((frame.time, frame) for frame in chain([first], frames)), stream)
 
 
-def _frames_from_the_start(
-    container: av.container.InputContainer, stream: av.VideoStream
+def _seek(container: av.container.InputContainer, stream: av.VideoStream, seconds: float) -> bool:
+    """Go to the key frame at or before `seconds` of the file's own clock; False where the container cannot."""
+    try:
+        container.seek(int(seconds / (stream.time_base or 1)), stream=stream, backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def _from_first(
+    timed: Iterator[tuple[float | None, av.VideoFrame]], stream: av.VideoStream
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with their seconds since the first picture; where times are missing, the average rate counts them."""
-    step = 1.0 / float(stream.average_rate or 25)
+    """Count from the first frame; where a time is missing, the file's rate tells it."""
+    step = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
     origin: float | None = None
     seconds = -step
-    for frame in container.decode(stream):
-        if frame.time is None:
+    for time, frame in timed:
+        if time is None:
             seconds += step
         else:
-            origin = frame.time if origin is None else origin
-            seconds = frame.time - origin
+            origin = time - (seconds + step) if origin is None else origin
+            seconds = time - origin
         yield seconds, frame
+
+
+def _sort_times(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    """Give each frame the earliest time stamp not yet given: frames come in order, AVI's guessed stamps do not."""
+    waiting: deque[av.VideoFrame] = deque()
+    stamps: list[float] = []
+    for frame in frames:
+        waiting.append(frame)
+        if frame.time is not None:
+            heapq.heappush(stamps, frame.time)
+        if len(waiting) > AVI_REORDER_FRAMES:
+            yield heapq.heappop(stamps) if stamps else None, waiting.popleft()
+    while waiting:
+        yield heapq.heappop(stamps) if stamps else None, waiting.popleft()
 
 
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -154,12 +155,20 @@ def per_class_table(metrics: Mapping[str, Any]) -> str:
 def _write(
     folder: Path, metrics: dict[str, Any], clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]
 ) -> None:
-    """Write everything at once, after all of it is known."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_predictions(folder / "predictions.csv", clips, scores, label_names)
-    _draw_confusion_matrix(folder / "confusion_matrix.png", metrics)
-    (folder / "report.md").write_text(_markdown(metrics), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a folder beside `folder` that takes its name once it is whole."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        whole = Path(scratch) / "report"
+        whole.mkdir()
+        _write_predictions(whole / "predictions.csv", clips, scores, label_names)
+        _draw_confusion_matrix(whole / "confusion_matrix.png", metrics)
+        (whole / "report.md").write_text(_markdown(metrics), encoding="utf-8")
+        text = json.dumps(metrics, indent=2, ensure_ascii=False)
+        (whole / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()  # empty, or this fails
+        whole.rename(folder)
 
 
 def _write_predictions(path: Path, clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]) -> None:
@@ -170,7 +179,7 @@ def _write_predictions(path: Path, clips: ClipDataset, scores: VideoScores, labe
         writer = csv.writer(file)
         writer.writerow(["video", "label", "prediction", *columns, *(f"score_{name}" for name in label_names)])
         for index, row in enumerate(metadata):
-            video = Path(clips.rows[index]["video"]["path"]).name
+            video = Path(clips.rows[index]["video"]["path"] or "").name
             truth, guess = label_names[scores.references[index]], label_names[scores.predictions[index]]
             values = [f"{value:.6f}" for value in scores.probabilities[index]]
             writer.writerow([video, truth, guess, *(row[name] for name in columns), *values])

@@ -60,12 +60,14 @@ def score_videos(
         clips,
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=collate_clips,  # type: ignore[arg-type]
+        collate_fn=collate_clips,
     )
-    batches = [
-        model(pixel_values=batch["pixel_values"].to(device)).logits.float().softmax(dim=-1).cpu()
-        for batch in tqdm(loader, desc="scoring", unit="batch", disable=not progress, leave=False)
-    ]
-    model.train(was_training)
+    try:
+        batches = [
+            model(pixel_values=batch["pixel_values"].to(device, model.dtype)).logits.float().softmax(dim=-1).cpu()
+            for batch in tqdm(loader, desc="scoring", unit="batch", disable=not progress, leave=False)
+        ]
+    finally:
+        model.train(was_training)
     views = torch.cat(batches).double().unflatten(0, (len(clips.rows), clips.num_clips))
     return VideoScores(probabilities=views.mean(dim=1).numpy(), references=np.asarray(clips.labels))

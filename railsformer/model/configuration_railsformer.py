@@ -1,5 +1,8 @@
 """Configuration of the TimeSformer family: the stock keys, the two missing schemes, positions and clips in time."""
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +12,26 @@ ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only", "spar
 POSITION_EMBEDDINGS = ("space_time", "space", "none")
 # Schemes that the stock class computes as we do, so that a checkpoint may say `timesformer` and be loaded without us.
 STOCK_ATTENTION_TYPES = ("divided_space_time", "joint_space_time")
+
+_POSITIVE = (
+    "num_frames",
+    "frame_interval",
+    "nominal_fps",
+    "patch_size",
+    "num_channels",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_labels",
+)
+# What a checkpoint that stock cannot compute carries: its code, which imports nothing else of this package.
+_CODE_FILES = ("configuration_railsformer.py", "modeling_railsformer.py", "token_grouping.py", "weights.py")
+_AUTO_MAP = {
+    "AutoConfig": "configuration_railsformer.RailsformerConfig",
+    "AutoModel": "modeling_railsformer.RailsformerModel",
+    "AutoModelForVideoClassification": "modeling_railsformer.RailsformerForVideoClassification",
+}
 
 __all__ = ["ATTENTION_TYPES", "POSITION_EMBEDDINGS", "STOCK_ATTENTION_TYPES", "RailsformerConfig"]
 
@@ -51,7 +74,7 @@ class RailsformerConfig(TimesformerConfig):
             raise ValueError(f"position_embedding must be one of {expected}, got {self.position_embedding!r}")
         if not isinstance(self.patch_size, int):
             raise ValueError(f"patch_size must be one integer (square patches), got {self.patch_size!r}")
-        for name in ("num_frames", "frame_interval", "nominal_fps", "patch_size", "hidden_size", "num_hidden_layers"):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         for side in self.image_height_width:
@@ -98,14 +121,26 @@ class RailsformerConfig(TimesformerConfig):
         return self.attention_type in STOCK_ATTENTION_TYPES and height == width
 
     def to_dict(self) -> dict[str, Any]:
-        """The stock dictionary; a model that stock computes alike calls itself `timesformer`."""
+        """The stock dictionary; what stock computes alike calls itself `timesformer`, the rest names its code."""
         output = super().to_dict()
-        if self.loads_in_stock:
+        if not self.loads_in_stock:
+            output["auto_map"] = dict(_AUTO_MAP)
+        else:
+            output.pop("auto_map", None)
             output["model_type"] = TimesformerConfig.model_type
             output["image_size"] = self.image_height_width[0]
             names = output.get("architectures") or []
             output["architectures"] = [name.replace("Railsformer", "Timesformer") for name in names] or None
         return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As stock; a model that stock cannot compute takes its code along, for `trust_remote_code=True`."""
+        if not self.loads_in_stock:
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _CODE_FILES:
+                shutil.copyfile(Path(__file__).with_name(name), folder / name)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

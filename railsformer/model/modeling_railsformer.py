@@ -11,22 +11,31 @@ Source: arXiv 2102.05095v4; facebookresearch/TimeSformer a5ef29a; transformers' 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from .configuration_railsformer import RailsformerConfig
-from .token_grouping import STEPS, Step, TokenGrouping
-from .weights import WeightReport, adapt_state_dict, image_model_config, image_model_state_dict
+from .token_grouping import STEPS, TokenGrouping
+from .weights import (
+    TRUNK_SIZES,
+    WeightReport,
+    adapt_state_dict,
+    changed_config,
+    config_on_disk,
+    image_model_config,
+    image_model_state_dict,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +65,6 @@ class RailsformerPatchEmbeddings(nn.Module):
     """Pixels to patch vectors, frame by frame."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the projection."""
         super().__init__()
         self.projection = nn.Conv2d(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
@@ -78,7 +86,6 @@ class RailsformerEmbeddings(nn.Module):
     time_embeddings: torch.Tensor
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the tables at the config's size."""
         super().__init__()
         self.config = config
         self.patch_embeddings = RailsformerPatchEmbeddings(config)
@@ -123,7 +130,6 @@ class RailsformerSelfAttention(nn.Module):
     """Multi-head attention within groups, through transformers' attention interface."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the fused projection."""
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
@@ -154,7 +160,6 @@ class RailsformerSelfOutput(nn.Module):
     """Output projection of an attention step; the residual is added in the layer."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the projection."""
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -168,7 +173,6 @@ class RailsformerAttention(nn.Module):
     """Attention and output projection under stock's names."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build both parts."""
         super().__init__()
         self.attention = RailsformerSelfAttention(config)
         self.output = RailsformerSelfOutput(config)
@@ -185,7 +189,6 @@ class RailsformerIntermediate(nn.Module):
     """First half of the MLP."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the expansion."""
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -200,7 +203,6 @@ class RailsformerOutput(nn.Module):
     """Second half of the MLP; the residual is added in the layer."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build the contraction."""
         super().__init__()
         self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -221,7 +223,6 @@ class RailsformerDropPath(nn.Module):
     """Stochastic depth, one draw a row of the regrouped batch, as in stock (arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
-        """Keep the rate."""
         super().__init__()
         self.rate = rate
 
@@ -238,10 +239,8 @@ class RailsformerLayer(GradientCheckpointingLayer):
     """One block: the scheme's attention steps, then the MLP, all pre-norm and residual."""
 
     def __init__(self, config: RailsformerConfig, layer_index: int) -> None:
-        """Build the steps of the config's scheme under the shared parameter layout."""
         super().__init__()
-        self.steps = STEPS[config.attention_type]
-        for step in self.steps[:-1]:
+        for step in STEPS[config.attention_type][:-1]:
             norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.add_module(f"{step.prefix}layernorm", norm)
             self.add_module(f"{step.prefix}attention", RailsformerAttention(config))
@@ -260,12 +259,17 @@ class RailsformerLayer(GradientCheckpointingLayer):
         self.drop_path = RailsformerDropPath(config.stochastic_depth_rate * depth)
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int, int], *, output_attentions: bool = False
+        self,
+        hidden_states: torch.Tensor,
+        groupings: Sequence[TokenGrouping],
+        paddings: Sequence[torch.Tensor | None],
+        *,
+        output_attentions: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """(B, 1 + H*W*T, D) -> the same shape, and one attention tensor a step where asked for."""
         maps: tuple[torch.Tensor, ...] = ()
-        for step in self.steps:
-            residual, weights = self._attend(hidden_states, step, grid, output_attentions=output_attentions)
+        for grouping, padding in zip(groupings, paddings, strict=True):
+            residual, weights = self._attend(hidden_states, grouping, padding, output_attentions=output_attentions)
             hidden_states = hidden_states + residual
             if weights is not None:
                 maps += (weights,)
@@ -273,24 +277,25 @@ class RailsformerLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(mlp), maps
 
     def _attend(
-        self, hidden_states: torch.Tensor, step: Step, grid: tuple[int, int, int], *, output_attentions: bool
+        self,
+        hidden_states: torch.Tensor,
+        grouping: TokenGrouping,
+        padding: torch.Tensor | None,
+        *,
+        output_attentions: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The residual of one step, (B, 1 + H*W*T, D), and its maps (B, G, heads, N, N) where asked for."""
+        step = grouping.step
         norm = self.get_submodule(f"{step.prefix}layernorm" if step.prefix else "layernorm_before")
         attention = self.get_submodule(f"{step.prefix}attention")
-        grouping = TokenGrouping(step.grouping, grid)
-        batch = hidden_states.shape[0]
         normed = norm(hidden_states)
         # b (h w t) d -> (b g) n d, with a copy of CLS in front of every group it takes part in
         groups = grouping.cut(normed[:, 1:])
         if step.with_cls:
             cls = normed[:, :1].unsqueeze(1).expand(-1, grouping.num_groups, -1, -1)
             groups = torch.cat((cls, groups), dim=2)
-        context, weights = attention(
-            groups.flatten(0, 1),
-            self._padding_mask(grouping, step, groups),
-            output_attentions=output_attentions,
-        )
+        mask = None if padding is None else _padding_mask(padding, groups)
+        context, weights = attention(groups.flatten(0, 1), mask, output_attentions=output_attentions)
         context = self.drop_path(context).view_as(groups)
         if step.with_cls:
             cls_residual = context[:, :, 0].mean(dim=1, keepdim=True)
@@ -302,34 +307,18 @@ class RailsformerLayer(GradientCheckpointingLayer):
         if not step.with_cls:
             residual = F.pad(residual, (0, 0, 1, 0))  # CLS passes through unchanged
         if weights is not None:
-            weights = self._without_padding(weights.unflatten(0, (batch, grouping.num_groups)), grouping, step)
+            weights = weights.unflatten(0, groups.shape[:2])
+            if padding is not None:  # the rows of padded queries; their columns are zero already
+                weights = weights.masked_fill(padding[None, :, None, :, None], 0.0)
         return residual, weights
-
-    @staticmethod
-    def _padding_mask(grouping: TokenGrouping, step: Step, groups: torch.Tensor) -> torch.Tensor | None:
-        """Additive mask (B*G, 1, 1, N) that hides padded keys, or None where groups are equal."""
-        if not grouping.is_padded:
-            return None
-        hidden = grouping.indices(with_cls=step.with_cls).to(groups.device) < 0
-        mask = torch.zeros(hidden.shape, dtype=groups.dtype, device=groups.device)
-        mask = mask.masked_fill(hidden, torch.finfo(groups.dtype).min)
-        return mask[None, :, None, None, :].expand(groups.shape[0], -1, -1, hidden.shape[1], -1).flatten(0, 1)
-
-    @staticmethod
-    def _without_padding(weights: torch.Tensor, grouping: TokenGrouping, step: Step) -> torch.Tensor:
-        """Zero the rows of padded queries; their columns are zero already."""
-        if not grouping.is_padded:
-            return weights
-        hidden = grouping.indices(with_cls=step.with_cls).to(weights.device) < 0
-        return weights.masked_fill(hidden[None, :, None, :, None], 0.0)
 
 
 class RailsformerEncoder(nn.Module):
     """The blocks in order."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build every block."""
         super().__init__()
+        self.steps = STEPS[config.attention_type]
         self.layer = nn.ModuleList([RailsformerLayer(config, index) for index in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
 
@@ -344,10 +333,12 @@ class RailsformerEncoder(nn.Module):
         """Return the last hidden states, all hidden states and all attention maps (empty unless asked for)."""
         all_hidden: list[torch.Tensor] = []
         all_maps: list[torch.Tensor] = []
+        groupings = [TokenGrouping(step, grid) for step in self.steps]
+        paddings = [grouping.padding(hidden_states.device) for grouping in groupings]
         for layer in self.layer:
             if output_hidden_states:
                 all_hidden.append(hidden_states)
-            hidden_states, maps = layer(hidden_states, grid, output_attentions=output_attentions)
+            hidden_states, maps = layer(hidden_states, groupings, paddings, output_attentions=output_attentions)
             all_maps.extend(maps)
         if output_hidden_states:
             all_hidden.append(hidden_states)
@@ -372,8 +363,9 @@ class RailsformerPreTrainedModel(PreTrainedModel):
     # num_items_in_batch, which multiplies loss and gradient by processes times accumulation steps.
     accepts_loss_kwargs = False
 
-    # What may change on loading; the tables are resized, missing steps copied, a head of other labels newly drawn.
-    _adaptable = ("num_frames", "image_size", "attention_type", "position_embedding", "num_labels", "id2label")
+    # What may change on loading: tables are resized, missing steps copied, a head of other labels newly drawn.
+    _adaptable = ("num_frames", "image_size", "attention_type", "position_embedding")
+    _labels = ("num_labels", "id2label", "label2id")
 
     @classmethod
     def from_pretrained(
@@ -386,15 +378,21 @@ class RailsformerPreTrainedModel(PreTrainedModel):
             *args: As in transformers.
             antialias: Whether a resized position table is low-pass filtered; off as in transformers' image models.
             **kwargs: As in transformers. `num_frames`, `image_size`, `attention_type`, `position_embedding`,
-                `num_labels`, `id2label` and `label2id` may differ from the checkpoint's.
+                `num_labels`, `id2label` and `label2id` may differ from the checkpoint's. `dtype` is float32 unless
+                given, whatever the checkpoint was saved in: training in float16 weights fails.
 
         Raises:
-            ValueError: If the checkpoint is no TimeSformer or leaves part of the trunk unset.
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the checkpoint is no TimeSformer, is of another width or depth than asked for, or leaves
+                part of the trunk unset.
         """
-        changes = {key: kwargs.pop(key) for key in (*cls._adaptable, "label2id") if key in kwargs}
+        wanted = (*cls._adaptable, *cls._labels, *TRUNK_SIZES)
+        changes = {key: kwargs.pop(key) for key in wanted if key in kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
         if "config" not in kwargs:
-            found = cls._config_on_disk(pretrained_model_name_or_path)
+            found = config_on_disk(pretrained_model_name_or_path, kwargs)
             if found.get("model_type") not in ("timesformer", "railsformer"):
                 raise ValueError(
                     f"{pretrained_model_name_or_path} is a {found.get('model_type')!r} checkpoint, not a TimeSformer; "
@@ -408,26 +406,12 @@ class RailsformerPreTrainedModel(PreTrainedModel):
                 f"it is not a checkpoint of attention_type {model.config.attention_type}"
             )
         if any(getattr(model.config, key) != value for key, value in changes.items()):
-            config = type(model.config).from_dict({**model.config.to_dict(), **changes})
-            config._attn_implementation = model.config._attn_implementation
-            target = cls(config).to(model.dtype)
+            config = changed_config(model.config, changes)
+            target = cls(config).to(device=model.device, dtype=model.dtype)
             report = adapt_state_dict(model.state_dict(), target, model.config, antialias=antialias)
             _log_report(pretrained_model_name_or_path, report)
             model = target.train(model.training)
         return (model, info) if wants_info else model
-
-    @staticmethod
-    def _config_on_disk(name: Any) -> dict[str, Any]:
-        """The raw config of a folder or Hub repository.
-
-        Raises:
-            FileNotFoundError: If there is no model.
-        """
-        try:
-            return PreTrainedConfig.get_config_dict(name)[0]
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise FileNotFoundError(f"{name}: no model here and none on the Hub under this name ({reason})") from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -452,7 +436,6 @@ class RailsformerModel(RailsformerPreTrainedModel):
     """The trunk: clips in, token features out."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build embeddings, blocks and the final norm."""
         super().__init__(config)
         self.embeddings = RailsformerEmbeddings(config)
         self.encoder = RailsformerEncoder(config)
@@ -484,13 +467,13 @@ class RailsformerModel(RailsformerPreTrainedModel):
                 f"resize the tables"
             )
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    ) -> BaseModelOutput:
         """Run the trunk.
 
         Args:
@@ -498,7 +481,6 @@ class RailsformerModel(RailsformerPreTrainedModel):
             output_attentions: Also return attention maps, a flat tuple block by block and step by step, each
                 (B, groups, heads, N, N); computed eagerly for this call.
             output_hidden_states: Also return the tokens before every block and after the last.
-            return_dict: Return a `BaseModelOutput` (default) or a tuple.
 
         Returns:
             `last_hidden_state` of shape (B, 1 + H*W*T, D), CLS first and patch-major; for space_only, whose tokens
@@ -522,19 +504,17 @@ class RailsformerModel(RailsformerPreTrainedModel):
             hidden_states = hidden_states.unflatten(0, (batch, frames)).mean(dim=1)
             # (b t) 1 heads n n -> b t heads n n: a frame is a group
             maps = [weights.squeeze(1).unflatten(0, (batch, frames)) for weights in maps]
-        output = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=self.layernorm(hidden_states),
             hidden_states=tuple(all_hidden) or None,
             attentions=tuple(maps) or None,
         )
-        return output if return_dict is None or return_dict else output.to_tuple()
 
 
 class RailsformerForVideoClassification(RailsformerPreTrainedModel):
     """The trunk with a linear head on CLS."""
 
     def __init__(self, config: RailsformerConfig) -> None:
-        """Build trunk and head."""
         super().__init__(config)
         self.num_labels = config.num_labels
         self.timesformer = RailsformerModel(config)
@@ -563,14 +543,14 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
         _log_report(name_or_path, report)
         return target.eval()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ImageClassifierOutput | tuple[Any, ...]:
+    ) -> ImageClassifierOutput:
         """Classify clips.
 
         Args:
@@ -578,23 +558,46 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
             labels: Class indices, shape (B,); with them `loss` is the mean cross-entropy over the batch.
             output_attentions: As in `RailsformerModel.forward`.
             output_hidden_states: As in `RailsformerModel.forward`.
-            return_dict: Return an `ImageClassifierOutput` (default) or a tuple.
 
         Returns:
             `logits` of shape (B, num_labels), and `loss` where labels are given.
 
         Raises:
-            ValueError: If the clips do not fit the checkpoint.
+            ValueError: If the clips do not fit the checkpoint, a label is no class, or clips that come with labels
+                hold values that are not finite.
         """
+        if labels is not None and not torch.compiler.is_compiling():
+            self._check_batch(pixel_values, labels)
         trunk = self.timesformer(
-            pixel_values, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(trunk.last_hidden_state[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        output = ImageClassifierOutput(
+        return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=trunk.hidden_states, attentions=trunk.attentions
         )
-        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def _check_batch(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
+        if labels.shape != pixel_values.shape[:1]:
+            raise ValueError(
+                f"labels must have one class index a clip, shape ({len(pixel_values)},), got {tuple(labels.shape)}"
+            )
+        wrong = (labels < 0) | (labels >= self.num_labels)
+        if wrong.any():
+            raise ValueError(f"labels must be in 0..{self.num_labels - 1}, got {labels[wrong][0].item()}")
+        if not pixel_values.isfinite().all():
+            bad = (~pixel_values.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"pixel_values of clips {bad} of this batch hold NaN or infinite values")
+
+
+def _padding_mask(padding: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Additive mask (B*G, 1, N, N) that hides the padded keys of groups (B, G, N, D); rows are a view of one."""
+    batch, _, tokens, _ = groups.shape
+    row = torch.zeros_like(padding, dtype=groups.dtype).masked_fill(padding, torch.finfo(groups.dtype).min)
+    return row.expand(batch, -1, -1).flatten(0, 1)[:, None, None, :].expand(-1, -1, tokens, -1)
 
 
 def _log_report(name: Any, report: WeightReport) -> None:

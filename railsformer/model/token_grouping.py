@@ -55,13 +55,14 @@ class TokenGrouping:
     an axis of one position is never split, so no group is empty.
     """
 
-    def __init__(self, grouping: str, grid: tuple[int, int, int]) -> None:
-        """Plan the regrouping for a grid of (H, W, T) patches."""
+    def __init__(self, step: Step, grid: tuple[int, int, int]) -> None:
+        """Plan the regrouping of one step for a grid of (H, W, T) patches."""
+        self.step = step
         self.grid = grid
         self.split: list[int] = []
         group_dims: list[int] = []
         member_dims: list[int] = []
-        for axis, (role, size) in enumerate(zip(GROUPINGS[grouping], grid, strict=True)):
+        for axis, (role, size) in enumerate(zip(GROUPINGS[step.grouping], grid, strict=True)):
             outer_dim, inner_dim = 1 + 2 * axis, 2 + 2 * axis
             parts = min(2, size)
             length = -(-size // parts)
@@ -104,13 +105,17 @@ class TokenGrouping:
             patches = patches.reshape(batch, *self.padded, width)[:, :height, :across, :frames]
         return patches.reshape(batch, -1, width)
 
-    def indices(self, *, with_cls: bool) -> torch.Tensor:
-        """Indices into the token sequence (0 is CLS, -1 padding), shape (G, N) or (G, 1 + N)."""
+    def padding(self, device: torch.device) -> torch.Tensor | None:
+        """True where a group holds padding, shape (G, N) with CLS counted where it takes part; None without any."""
+        return self.indices().to(device) < 0 if self.is_padded else None
+
+    def indices(self) -> torch.Tensor:
+        """Indices into the token sequence (0 is CLS, -1 padding), shape (G, N), CLS first where it takes part."""
         height, across, frames = self.grid
         tokens = torch.arange(1, 1 + height * across * frames, dtype=torch.float64).view(1, -1, 1)
         table = self.cut(tokens).squeeze(-1).squeeze(0).long()
         table[table == 0] = -1
-        if with_cls:
+        if self.step.with_cls:
             table = torch.cat((torch.zeros(self.num_groups, 1, dtype=torch.long), table), dim=1)
         return table
 
@@ -134,7 +139,4 @@ def token_groups(attention_type: str, num_frames: int, height: int, width: int) 
     if attention_type not in STEPS:
         raise ValueError(f"attention_type must be one of {', '.join(STEPS)}, got {attention_type!r}")
     frames = 1 if attention_type == "space_only" else num_frames
-    return [
-        TokenGrouping(step.grouping, (height, width, frames)).indices(with_cls=step.with_cls)
-        for step in STEPS[attention_type]
-    ]
+    return [TokenGrouping(step, (height, width, frames)).indices() for step in STEPS[attention_type]]

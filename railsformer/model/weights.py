@@ -3,7 +3,6 @@
 Nothing is resized, copied, newly drawn or left out in silence: every such tensor stands in a `WeightReport`.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,22 +10,35 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
 from .configuration_railsformer import RailsformerConfig
 
 __all__ = [
+    "TRUNK_SIZES",
     "WeightReport",
     "adapt_state_dict",
+    "changed_config",
+    "config_on_disk",
     "image_model_config",
     "image_model_state_dict",
     "resize_position_embeddings",
     "resize_time_embeddings",
 ]
 
-logger = logging.getLogger(__name__)
-
 IMAGE_MODEL_TYPES = ("vit", "deit", "dinov2")
 EARLIER_STEPS = ("temporal_", "local_", "width_")
+# Config keys that a checkpoint fixes.
+TRUNK_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "patch_size",
+    "num_channels",
+    "qkv_bias",
+    "hidden_act",
+)
 
 
 @dataclass
@@ -102,7 +114,7 @@ def adapt_state_dict(
     """Load `source`, a checkpoint of another clip size, scheme or label set, into `target`.
 
     Position tables are resized, an attention step that the source lacks starts as a copy of its spatial one, extra
-    dense layers stay at zero, a head of other labels stays newly drawn.
+    dense layers stay at zero, a head of other labels (by name and order) stays newly drawn.
 
     Args:
         source: State dict of a `RailsformerForVideoClassification` or of its trunk under the same names.
@@ -114,10 +126,10 @@ def adapt_state_dict(
         What was resized, copied, newly drawn or left unused.
 
     Raises:
-        ValueError: If the trunks differ in width, depth or patch size.
+        ValueError: If the trunks differ in width, depth, heads or patch size.
     """
     config: Any = target.config
-    for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "num_channels"):
+    for name in TRUNK_SIZES:
         if getattr(config, name) != getattr(source_config, name):
             raise ValueError(
                 f"{name} cannot change on loading: the checkpoint has {getattr(source_config, name)}, "
@@ -125,36 +137,67 @@ def adapt_state_dict(
             )
     report = WeightReport()
     learned = dict(target.named_parameters())
-    state = {}
-    for name, value in target.state_dict().items():
-        origin = name
-        if origin not in source:
-            for prefix in EARLIER_STEPS:
-                origin = origin.replace(f".{prefix}layernorm.", ".layernorm_before.").replace(
-                    f".{prefix}attention.", ".attention."
-                )
-        found = source.get(origin)
-        if name not in learned or found is None:
-            if name in learned:
-                report.new.append(name)
-            state[name] = value
+    state = dict(target.state_dict())
+    new_head = source_config.id2label != config.id2label
+    used = set()
+    for name, value in state.items():
+        if name not in learned:  # a table that position_embedding leaves out stays at zero
             continue
+        origin = name if name in source else _spatial_name(name)
+        found = source.get(origin)
+        if found is None or (new_head and name.startswith("classifier.")):
+            report.new.append(name)
+            continue
+        used.add(origin)
         if name.endswith("time_embeddings") and found.shape != value.shape:
             report.resized[name] = f"{found.shape[1]} to {value.shape[1]} frames"
             found = resize_time_embeddings(found, config.num_frames)
         elif name.endswith("position_embeddings") and source_config.grid != config.grid:
             report.resized[name] = f"{source_config.grid} to {config.grid} patches"
             found = resize_position_embeddings(found, config.grid, source_grid=source_config.grid, antialias=antialias)
-        if found.shape != value.shape:
-            report.new.append(name)
-            state[name] = value
-            continue
         if origin != name:
             report.copied[name] = origin
         state[name] = found.to(value.dtype)
-    report.unused = [name for name in source if name not in state]
+    report.unused = [name for name in source if name not in used]
     target.load_state_dict(state)
     return report
+
+
+def _spatial_name(name: str) -> str:
+    """The name of the spatial tensor that an earlier step's tensor starts from."""
+    for prefix in EARLIER_STEPS:
+        name = name.replace(f".{prefix}layernorm.", ".layernorm_before.").replace(
+            f".{prefix}attention.", ".attention."
+        )
+    return name
+
+
+def config_on_disk(name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The raw config of a folder or Hub repository.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+    """
+    where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir", "token") if key in kwargs}
+    try:
+        return PreTrainedConfig.get_config_dict(name, **where)[0]
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{name}: no model here and none on the Hub under this name ({reason})") from error
+
+
+def changed_config(config: RailsformerConfig, changes: dict[str, Any]) -> RailsformerConfig:
+    """The config with changes; names of labels that do not fit a new number of labels are dropped."""
+    settings = {**config.to_dict(), **changes}
+    if "id2label" in changes:
+        names = {int(index): name for index, name in changes["id2label"].items()}
+        settings["label2id"] = changes.get("label2id") or {name: index for index, name in names.items()}
+    elif changes.get("num_labels", config.num_labels) != config.num_labels:
+        del settings["id2label"], settings["label2id"]
+    changed = type(config).from_dict(settings)
+    changed._attn_implementation = config._attn_implementation
+    changed._name_or_path = config._name_or_path
+    return changed
 
 
 def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -87,7 +88,8 @@ class RunArguments(TrainingArguments):
 
     eval_strategy and save_strategy epoch; load_best_model_at_end with metric_for_best_model f1_macro;
     remove_unused_columns False (the video would be dropped before it is read); logging_steps 10;
-    dataloader_num_workers 2; save_total_limit 1; warmup_steps 0.1 (a share of all steps).
+    dataloader_num_workers 2; dataloader_pin_memory only with a GPU; save_total_limit 1; warmup_steps 0.1 (a share of
+    all steps).
     """
 
     trainable: Literal["all", "time", "head"] = field(
@@ -111,6 +113,9 @@ class RunArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="f1_macro", metadata={"help": "Figure that chooses the epoch"})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log"})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode, for each training one"})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin memory; only of use beside a GPU"}
+    )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or a share of all steps below 1"})
 
     def __post_init__(self) -> None:
@@ -156,8 +161,12 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     values = {**recipe, **{key: value for key, value in flags.items() if key != "config"}}
     if not values.get("output_dir"):
         raise ValueError("--output_dir must name the folder for the run, got none")
-    parts = [_build(kind, values) for kind in (ModelArguments, DataArguments, RunArguments)]
-    return Settings(*parts, resolved=values)
+    return Settings(
+        model=_build(ModelArguments, values),
+        data=_build(DataArguments, values),
+        run=_build(RunArguments, values),
+        resolved=values,
+    )
 
 
 def print_help() -> None:
@@ -167,7 +176,7 @@ def print_help() -> None:
 
 def _parser() -> HfArgumentParser:
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, RunArguments],  # type: ignore[arg-type]
+        [ModelArguments, DataArguments, RunArguments],
         prog="railsformer train",
         allow_abbrev=False,
         exit_on_error=False,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ class RailsformerTrainer(Trainer):
     """The stock Trainer with our order of clips and a learning rate of its own for the head."""
 
     train_sampler: EpochSampler
+    optimizer: torch.optim.Optimizer | None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return self.train_sampler
@@ -102,7 +103,7 @@ class RailsformerTrainer(Trainer):
         """As stock, with the head's parameters in groups of their own."""
         factor = self.args.head_learning_rate_factor
         if self.optimizer is not None or factor == 1.0:
-            return super().create_optimizer(model)
+            return cast(torch.optim.Optimizer, super().create_optimizer(model))
         target = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(target))
         groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
@@ -110,7 +111,7 @@ class RailsformerTrainer(Trainer):
             if parameter.requires_grad:
                 groups.setdefault(("classifier." in name, name in decayed), []).append(parameter)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)
-        self.optimizer = optimizer_class(
+        optimizer = optimizer_class(
             [
                 {
                     "params": parameters,
@@ -121,7 +122,8 @@ class RailsformerTrainer(Trainer):
             ],
             **options,
         )
-        return self.optimizer
+        self.optimizer = optimizer
+        return cast(torch.optim.Optimizer, optimizer)
 
 
 def train(settings: Settings) -> TrainingSummary:
@@ -210,18 +212,18 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
         FileNotFoundError: If the base is not there.
         ValueError: If the base does not fit.
     """
-    shape = {
+    shape: dict[str, Any] = {
         name: getattr(arguments, name)
         for name in ("attention_type", "num_frames", "image_size", "position_embedding")
         if getattr(arguments, name) is not None
     }
     names = dict(enumerate(dataset.labels))
-    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     cls = RailsformerForVideoClassification
     if arguments.model:
         model = cls.from_pretrained(arguments.model, **shape, **labels)
     elif arguments.image_model:
-        defaults = {"num_frames": 8, "image_size": 224, "attention_type": "divided_space_time"}
+        defaults: dict[str, Any] = {"num_frames": 8, "image_size": 224, "attention_type": "divided_space_time"}
         model = cls.from_image_model(arguments.image_model, **{**defaults, **shape}, **labels)
     else:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")

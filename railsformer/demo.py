@@ -1,0 +1,230 @@
+"""The whole way on a rendered railway yard: what a newcomer sees first, offline, in minutes on a laptop."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from railsformer.data.builder import build_dataset
+from railsformer.data.clips import ClipDataset, VideoDataset, load_video_dataset
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.toy_yard import render_toy_yard
+from railsformer.data.transforms import PixelSettings
+from railsformer.evaluation.linear_probe import linear_probe
+from railsformer.evaluation.report import evaluate_model, per_class_table
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+
+__all__ = ["run_demo"]
+
+PACKAGE = Path(__file__).parent
+TRUNK = PACKAGE / "model" / "demo_trunk"
+MARKER = ".railsformer_demo"
+NUM_RECORDINGS = 112
+SPLITS = (0.62, 0.08, 0.30)
+SEED = 0
+
+WELCOME = """
+Welcome to railsformer.
+
+In the next minutes this machine renders a small railway yard, builds a dataset from its videos, fine-tunes a video
+transformer on it and tells you how far the result can be trusted, on recordings that training never saw.
+Nothing is downloaded.
+
+The yard has four classes: an excavator on the track, a bucket near a worker, a worker beside the cabin, and Other.
+What happens is told by motion alone. Every hazard has a twin labelled Other, made of the same pictures in the opposite
+order: the excavator leaves the track, the bucket swings away, the worker walks off. A model that looks at pictures but
+not at their order gets exactly half of the twins right.
+"""
+NEXT_STEPS = """
+Next, with your own videos:
+
+  1. Put them into one folder a class (or list them in a table with the columns file_name and label), and say what
+     must not lie on both sides of the split: a camera, a recording, a shift.
+       railsformer build VIDEOS --output_dir DATASET --group_by folder
+  2. Fine-tune, from a pretrained image model that any use is allowed of:
+       accelerate launch scripts/finetune.py --config configs/dinov2_small_time.yaml --dataset DATASET --output_dir RUN
+  3. Measure on the cameras that you held back:
+       railsformer evaluate --model RUN --dataset DATASET --split test --output_dir REPORT
+
+README.md explains each step. railsformer is a tool to find and measure hazards in footage, never a certified safety
+function.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies of one way to train, on the same test videos."""
+
+    name: str
+    all_videos: float
+    twins: float
+    twins_without_motion: float | None = None
+
+
+def run_demo(output_dir: str | Path) -> None:
+    """Render, build, fine-tune, evaluate and compare; prints as it goes.
+
+    Args:
+        output_dir: Folder to work in. What an earlier demo left there is replaced.
+
+    Raises:
+        FileExistsError: If the folder holds something that no demo wrote.
+        RuntimeError: If fine-tuning fails; its own message stands above.
+    """
+    folder = _prepare(Path(output_dir))
+    began = time.monotonic()
+    print(WELCOME)
+    _step(1, f"Render {NUM_RECORDINGS} recordings, each with a camera, a light and a frame rate of its own")
+    render_toy_yard(folder / "yard", num_recordings=NUM_RECORDINGS, seed=SEED)
+
+    _step(2, "Build a dataset: whole recordings go to training, validation or test, none to two of them")
+    _show("railsformer", "build", folder / "yard", "--annotations", folder / "yard/annotations.csv", "--group_by",
+          "recording", "--output_dir", folder / "dataset")  # fmt: skip
+    summary = build_dataset(
+        folder / "yard",
+        output_dir=folder / "dataset",
+        annotations=folder / "yard" / "annotations.csv",
+        group_by="recording",
+        splits=SPLITS,
+        seed=SEED,
+    )
+    print(summary.balance_table())
+
+    _step(3, "Fine-tune: the trunk has seen moving shapes, never a yard; its head is new")
+    _finetune(folder, "run", "--model", str(TRUNK))
+
+    _step(4, "Evaluate on the test recordings")
+    tuned = _evaluate(folder, "run")
+    print(f"\nHow far to trust it: {folder / 'report' / 'report.md'}")
+
+    _step(5, "Compare: the same trunk left as it is, and the same network from random weights with the same recipe")
+    frozen = _probe(folder)
+    _finetune(folder, "run_from_scratch", *_scratch_flags())
+    scratch = _evaluate(folder, "run_from_scratch", show=False)
+    _print_outcomes([tuned, frozen, scratch])
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
+    print(f"Report: {folder / 'report' / 'report.md'}\nModel:  {folder / 'run'}")
+    print(NEXT_STEPS)
+
+
+def _prepare(folder: Path) -> Path:
+    """An empty folder of the demo's own."""
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARKER).is_file():
+            raise FileExistsError(f"{folder} holds something that is not a demo's; give another --output_dir")
+        print(f"Replacing the earlier demo in {folder}.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    return folder
+
+
+def _step(number: int, what: str) -> None:
+    print(f"\n[{number}/5] {what}", flush=True)
+
+
+def _show(*command: str | Path) -> None:
+    print(f"      $ {shlex.join(str(word) for word in command)}", flush=True)
+
+
+def _finetune(folder: Path, name: str, *start: str) -> None:
+    """`accelerate launch scripts/finetune.py`, as a user would type it."""
+    flags = ["--config", str(_recipe()), *start]
+    flags += ["--dataset", str(folder / "dataset"), "--output_dir", str(folder / name)]
+    script = PACKAGE.parent / "scripts" / "finetune.py"
+    target = [str(script)] if script.is_file() else ["--module", "railsformer.cli", "train"]
+    _show("accelerate", "launch", *target, *flags)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_cpu_threads_per_process", str(cores)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *launch, *target, *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    if subprocess.run(command, env=environment, check=False).returncode:
+        raise RuntimeError("fine-tuning failed; the reason stands above")
+
+
+def _recipe() -> Path:
+    """configs/demo.yaml of the checkout, or of the installed package."""
+    candidates = (PACKAGE.parent / "configs" / "demo.yaml", PACKAGE / "configs" / "demo.yaml")
+    return next(path for path in candidates if path.is_file())
+
+
+def _scratch_flags() -> list[str]:
+    """Flags that make a random model of the trunk's own sizes."""
+    config = RailsformerForVideoClassification.from_pretrained(TRUNK).config
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
+    flags = [word for name in sizes for word in (f"--{name}", str(getattr(config, name)))]
+    return ["--from_scratch", *flags]
+
+
+def _evaluate(folder: Path, name: str, *, show: bool = True) -> Outcome:
+    """Figures of a run on the test recordings, with motion and without."""
+    dataset = load_video_dataset(folder / "dataset")
+    report_dir = folder / ("report" if show else f"report_{name}")
+    if show:
+        _show("railsformer", "evaluate", "--model", folder / name, "--dataset", folder / "dataset", "--split", "test",
+              "--output_dir", report_dir)  # fmt: skip
+    report = evaluate_model(folder / name, dataset=folder / "dataset", output_dir=report_dir, progress=True)
+    still_dir = folder / f"{report_dir.name}_middle_frame"
+    still = evaluate_model(
+        folder / name, dataset=folder / "dataset", output_dir=still_dir, frame_order="middle", progress=True
+    )
+    if show:
+        print(per_class_table(report.metrics))
+    twins = _is_twin(dataset)
+    return Outcome(
+        name=name,
+        all_videos=report.metrics["accuracy"],
+        twins=float(_is_right(report.output_dir)[twins].mean()),
+        twins_without_motion=float(_is_right(still.output_dir)[twins].mean()),
+    )
+
+
+def _is_right(report_dir: Path) -> np.ndarray:
+    """Whether each test video was recognised, in the order of the split, shape (num_videos,)."""
+    import csv
+
+    with (report_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return np.array([row["label"] == row["prediction"] for row in csv.DictReader(file)])
+
+
+def _is_twin(dataset: VideoDataset) -> np.ndarray:
+    """Whether each test video is a hazard or its twin, shape (num_videos,)."""
+    return np.array([scene != "idle" for scene in dataset.split("test")["scene"]])
+
+
+def _probe(folder: Path) -> Outcome:
+    """The trunk as it is, with logistic regression on top."""
+    dataset = load_video_dataset(folder / "dataset")
+    # The run's config holds the recipe's clip; the trunk's weights are the untouched ones.
+    config = RailsformerForVideoClassification.from_pretrained(folder / "run").config
+    trunk = RailsformerForVideoClassification.from_pretrained(
+        TRUNK, num_frames=config.num_frames, image_size=config.image_size
+    )
+    sampling = ClipSampling(config.num_frames, config.frame_interval, float(config.nominal_fps))
+    pixels = PixelSettings.from_pretrained(folder / "run")
+    training, test = (
+        ClipDataset(dataset.split(split), sampling=sampling, pixels=pixels) for split in ("train", "test")
+    )
+    right = linear_probe(trunk, training=training, test=test, num_workers=2) == np.asarray(test.labels)
+    return Outcome("trunk", float(right.mean()), float(right[_is_twin(dataset)].mean()))
+
+
+def _print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    titles = {
+        "run": "fine-tuned",
+        "trunk": "trunk frozen, logistic regression on top",
+        "run_from_scratch": "from random weights, same recipe",
+    }
+    print(f"\n{'accuracy on test recordings':42} {'all':>6} {'twins':>6} {'twins, middle frame only':>25}")
+    for outcome in outcomes:
+        still = "" if outcome.twins_without_motion is None else f"{outcome.twins_without_motion:.3f}"
+        print(f"{titles[outcome.name]:42} {outcome.all_videos:6.3f} {outcome.twins:6.3f} {still:>25}")
+    print("Blind to order, a model gets .500 of the twins.")
