@@ -40,12 +40,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = _user_message(error)
         if message is None or os.environ.get("RAILSFORMER_TRACEBACK"):
             raise
+        _close_progress_bars()
         print(f"railsformer: error: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("railsformer: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _close_progress_bars() -> None:
+    """End the bars that an error left open, so that its line stands on a line of its own."""
+    if "tqdm" in sys.modules:
+        import tqdm
+
+        for bar in list(getattr(tqdm.tqdm, "_instances", ())):
+            bar.close()
 
 
 def _user_message(error: Exception) -> str | None:
@@ -205,7 +215,7 @@ def _train(argv: Sequence[str]) -> None:
     write_model_card(
         summary.run_dir,
         base_model=summary.base,
-        base_license=license_of_base(summary.base) if summary.base else "apache-2.0",
+        base_license=license_of_base(summary.base) if summary.base else None,
         dataset=summary.dataset,
         labels=summary.labels,
         training={
@@ -214,8 +224,8 @@ def _train(argv: Sequence[str]) -> None:
             "dataset fingerprint": summary.dataset_fingerprint,
         },
     )
-    figures = summary.validation
-    print(f"validation macro F1 {figures['f1_macro']:.3f}, accuracy {figures['accuracy']:.3f}")
+    if figures := summary.validation:
+        print(f"validation macro F1 {figures['f1_macro']:.3f}, accuracy {figures['accuracy']:.3f}")
     print(f"model: {summary.run_dir}")
 
 
@@ -255,7 +265,7 @@ def _refresh_card(run_dir: Path, metrics: dict[str, object]) -> None:
     write_model_card(
         run_dir,
         base_model=base,
-        base_license=license_of_base(base) if base else "apache-2.0",
+        base_license=license_of_base(base) if base else None,
         dataset=str(settings["dataset"]),
         labels=list(config["id2label"].values()),
         metrics=metrics,

@@ -234,7 +234,7 @@ def train(
         first = int(state["step"])
     started, tally = time.monotonic(), dict[str, float]()
     for step in range(first, num_steps):
-        share = min((step + 1) / 100, 1.0, (num_steps - step) / (0.35 * num_steps))
+        share = min((step + 1) / 100, 1.0, (num_steps - step) / (0.75 * num_steps))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
@@ -417,7 +417,7 @@ def main() -> None:
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="receives the trunk, and a checkpoint meanwhile"
     )
-    parser.add_argument("--num_steps", type=int, default=2000)
+    parser.add_argument("--num_steps", type=int, default=1600)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -51,3 +51,24 @@ def hub(tmp_path_factory: pytest.TempPathFactory):
     server = Hub(tmp_path_factory.mktemp("hf_home"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def yard_dataset(tmp_path_factory) -> Path:
+    """A dataset of six rendered recordings, 42 clips, split by recording."""
+    from railsformer.data.builder import build_dataset
+    from railsformer.data.toy_yard import render_toy_yard
+
+    folder = tmp_path_factory.mktemp("yard")
+    table = render_toy_yard(
+        folder / "source", num_recordings=6, seed=3, idle_per_recording=1, num_workers=1, progress=False
+    )
+    build_dataset(
+        folder / "source",
+        output_dir=folder / "dataset",
+        annotations=table,
+        group_by="recording",
+        splits=(0.5, 0.17, 0.33),
+        progress=False,
+    )
+    return folder / "dataset"

@@ -86,5 +86,5 @@ def test_join_undoes_cut(attention_type):
 
 
 def test_refuses_an_unknown_scheme():
-    with pytest.raises(ValueError, match="attention_type must be one of divided_space_time.*got 'diagonal'"):
+    with pytest.raises(ValueError, match=r"attention_type must be one of divided_space_time.*got 'diagonal'"):
         token_groups("diagonal", 8, 14, 14)

@@ -52,11 +52,14 @@ class VideoClassificationMetrics(evaluate.Metric):
         """Compute every figure.
 
         Raises:
-            ValueError: If there is nothing to score, or an index lies outside `label_names`.
+            ValueError: If there is nothing to score, an index lies outside `label_names`, or two names are the same.
         """
         predicted, true = np.asarray(predictions, dtype=np.int64), np.asarray(references, dtype=np.int64)
         if true.size == 0:
             raise ValueError("references must hold at least one video, got none")
+        twice = [name for index, name in enumerate(label_names) if name in label_names[:index]]
+        if twice:
+            raise ValueError(f"label_names must differ from each other, got {twice[0]!r} twice")
         for name, values in (("predictions", predicted), ("references", true)):
             if values.min() < 0 or values.max() >= len(label_names):
                 raise ValueError(

@@ -135,7 +135,7 @@ class RailsformerConfig(TimesformerConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As stock; a model that stock cannot compute takes its code along, for `trust_remote_code=True`."""
-        if not self.loads_in_stock:
+        if not self.loads_in_stock and self._auto_class is None:  # loaded as such code, transformers copies it itself
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
             for name in _CODE_FILES:

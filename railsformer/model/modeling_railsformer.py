@@ -364,8 +364,10 @@ class RailsformerPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     # What may change on loading: tables are resized, missing steps copied, a head of other labels newly drawn.
-    _adaptable = ("num_frames", "image_size", "attention_type", "position_embedding")
-    _labels = ("num_labels", "id2label", "label2id")
+    _adaptable = (
+        *("num_frames", "image_size", "attention_type", "position_embedding"),
+        *("num_labels", "id2label", "label2id"),
+    )
 
     @classmethod
     def from_pretrained(
@@ -386,8 +388,7 @@ class RailsformerPreTrainedModel(PreTrainedModel):
             ValueError: If the checkpoint is no TimeSformer, is of another width or depth than asked for, or leaves
                 part of the trunk unset.
         """
-        wanted = (*cls._adaptable, *cls._labels, *TRUNK_SIZES)
-        changes = {key: kwargs.pop(key) for key in wanted if key in kwargs}
+        changes = {key: kwargs.pop(key) for key in (*cls._adaptable, *TRUNK_SIZES) if key in kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)

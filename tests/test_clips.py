@@ -1,0 +1,252 @@
+import csv
+import gc
+import os
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from videos import frame_number, write_video
+
+from railsformer.data.builder import build_dataset
+from railsformer.data.clips import ClipDataset, collate_clips, load_video_dataset
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels
+from railsformer.data.video import VideoDecodeError, read_frames
+
+PIXELS = PixelSettings(crop_px=48, short_side_px=48)  # as high as the videos, whose numbers survive a resize only
+SAMPLING = ClipSampling(num_frames=3, frame_interval=6)  # 0.2 s apart, spans 0.4 s
+AUGMENTATION = TrainingAugmentation(48, 64, flip=True, light=0.3, grey=0.2)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Nine square videos of three cameras and two classes, through the builder; video i begins with number 20 i."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built") / "dataset"
+    rows = []
+    for index in range(9):
+        name = f"v{index}.mp4"
+        write_video(source / name, num_frames=10 + index, fps=10, width=48, height=48, first_number=20 * index)
+        rows.append({"file_name": name, "label": ("yes", "no")[index // 3 % 2], "camera": f"c{index % 3}"})
+    with (source / "clips.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    build_dataset(
+        source,
+        output_dir=folder,
+        annotations=source / "clips.csv",
+        group_by="camera",
+        validation_groups=["c1"],
+        test_groups=["c2"],
+        progress=False,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(built):
+    return load_video_dataset(built)
+
+
+def _clips(rows, **options):
+    return ClipDataset(rows, **{"sampling": SAMPLING, "pixels": PIXELS, **options})
+
+
+def _numbers(clip):
+    return [frame_number(frame) for frame in clip["pixel_values"]]
+
+
+def test_a_built_dataset_loads_undecoded(loaded, built):
+    assert set(loaded.splits) == {"train", "validation", "test"}
+    assert loaded.labels == ("no", "yes")
+    assert loaded.name == str(built)
+    assert len(loaded.fingerprint) == 64
+    assert "camera" in loaded.split_kind or "group" in loaded.split_kind
+    row = loaded.split("test")[0]
+    assert os.path.isfile(row["video"]["path"])
+    assert row["camera"] == "c2"
+
+
+def test_evaluation_clips_come_from_the_middle(loaded):
+    clips = _clips(loaded.split("test"))
+    assert len(clips) == 3
+    for index, row in enumerate(loaded.split("test")):
+        clip = clips[index]
+        number = int(row["source"].removeprefix("v").removesuffix(".mp4"))
+        # n pictures of 0.1 s leave n / 10 - 0.4 s of slack
+        first = int((0.1 * (10 + number) - 0.4) / 2 * 10 + 0.01)
+        assert _numbers(clip) == [(20 * number + first + 2 * step) % 256 for step in range(3)]
+        assert clip["pixel_values"].shape == (3, 3, 48, 48)
+        assert (clip["labels"], clip["video_index"]) == (row["label"], index)
+
+
+def test_several_clips_of_a_video_follow_each_other(loaded):
+    clips = _clips(loaded.split("train"), num_clips=3)
+    assert len(clips) == 9
+    assert [clips[index]["video_index"] for index in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    firsts = [_numbers(clips[index])[0] for index in range(3)]  # 10 pictures, slack 0.6 s: 0.1, 0.3 and 0.5 s
+    assert firsts == [1, 3, 5]
+
+
+def test_the_middle_frame_everywhere(loaded):
+    rows = loaded.split("train")
+    moving, still = _clips(rows)[0]["pixel_values"], _clips(rows, frame_order="middle")[0]["pixel_values"]
+    assert torch.equal(still, moving[1:2].expand(3, -1, -1, -1))
+
+
+def test_training_clips_are_a_function_of_seed_epoch_and_index(loaded):
+    rows = loaded.split("train")
+    clips = _clips(rows, augmentation=AUGMENTATION, seed=5)
+    first = [clips[index]["pixel_values"] for index in range(3)]
+    for index in (2, 0, 1):  # in any order, in another object
+        again = _clips(rows, augmentation=AUGMENTATION, seed=5)[index]["pixel_values"]
+        assert torch.equal(again, first[index])
+    clips.set_epoch(1)
+    assert clips.epoch == 1
+    assert not torch.equal(clips[0]["pixel_values"], first[0])
+    clips.set_epoch(0)
+    assert torch.equal(clips[0]["pixel_values"], first[0])
+    other = _clips(rows, augmentation=AUGMENTATION, seed=6)
+    assert not torch.equal(other[0]["pixel_values"], first[0])
+
+
+def test_training_clips_begin_anywhere_that_fits(loaded):
+    clips = _clips(loaded.split("train"), augmentation=TrainingAugmentation(48, 48))
+    starts = set()
+    for epoch in range(80):
+        clips.set_epoch(epoch)
+        numbers = _numbers(clips[0])
+        assert numbers[0] in range(6)
+        assert all(after - before in (1, 2, 3) for before, after in zip(numbers, numbers[1:], strict=False))
+        starts.add(numbers[0])
+    assert starts == {0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augmentation", [None, AUGMENTATION])
+def test_workers_change_nothing(loaded, augmentation):
+    clips = _clips(loaded.split("train"), augmentation=augmentation, num_clips=2)
+    here, elsewhere = (
+        torch.utils.data.DataLoader(
+            clips, batch_size=2, num_workers=workers, collate_fn=collate_clips, persistent_workers=bool(workers)
+        )
+        for workers in (0, 2)
+    )
+    seen = []
+    for epoch in (0, 1):  # workers that live on must see the epoch move
+        clips.set_epoch(epoch)
+        batches = list(zip(here, elsewhere, strict=True))
+        for one, two in batches:
+            assert torch.equal(one["pixel_values"], two["pixel_values"])
+            assert torch.equal(one["labels"], two["labels"])
+        seen.append(batches[0][0]["pixel_values"])
+    assert torch.equal(*seen) == (augmentation is None)
+
+
+def test_collation():
+    clips = [{"pixel_values": torch.full((2, 3, 4, 4), float(n)), "labels": n, "video_index": n} for n in range(3)]
+    batch = collate_clips(clips)
+    assert set(batch) == {"pixel_values", "labels"}
+    assert batch["pixel_values"].shape == (3, 2, 3, 4, 4)
+    assert batch["labels"].tolist() == [0, 1, 2]
+    assert batch["labels"].dtype == torch.long
+
+
+def _rows(videos, **columns):
+    features = {"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=["no", "yes"])}
+    features |= {name: datasets.Value("float64") for name in columns}
+    content = {"video": videos, "label": [0] * len(videos), **columns}
+    return datasets.Dataset.from_dict(content, features=datasets.Features(features))
+
+
+def test_videos_held_as_bytes(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=12, width=48, height=48)
+    on_disk = _clips(_rows([str(path)]))[0]["pixel_values"]
+    held = {"bytes": path.read_bytes(), "path": "a.mp4"}
+    nameless = {"bytes": path.read_bytes(), "path": None}
+    clips = _clips(_rows([held, nameless, {"bytes": b"no video", "path": "b.mp4"}, {"bytes": b"-", "path": None}]))
+    assert torch.equal(clips[0]["pixel_values"], on_disk)
+    assert torch.equal(clips[1]["pixel_values"], on_disk)
+    with pytest.raises(VideoDecodeError, match=r"^b\.mp4: "):
+        clips[2]
+    with pytest.raises(VideoDecodeError, match="^video of row 3: "):
+        clips[3]
+
+
+def test_a_segment_is_as_long_as_its_times_say(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=20, width=48, height=48)
+    videos = [str(path)] * 3
+    # whole file by its own length; the first second; a segment that stood at 30 s of its source
+    clips = _clips(_rows(videos, start_seconds=[None, 0.0, 30.0], end_seconds=[None, 1.0, 31.0]))
+    assert [_numbers(clips[index]) for index in range(3)] == [[8, 10, 12], [3, 5, 7], [3, 5, 7]]
+
+
+def test_a_video_shorter_than_the_clip_holds_its_end(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=3, width=48, height=48)
+    rows = _rows([str(path)])
+    assert _numbers(_clips(rows)[0]) == [0, 2, 2]
+    assert _numbers(_clips(rows, augmentation=TrainingAugmentation(48, 48))[0]) == [0, 2, 2]
+
+
+def test_an_unreadable_video_is_named_and_never_replaced(tmp_path):
+    good = write_video(tmp_path / "good.mp4")
+    bad, absent = tmp_path / "bad.mp4", tmp_path / "absent.mp4"
+    bad.write_bytes(b"\0" * 500)
+    clips = _clips(_rows([str(good), str(bad), str(absent)], end_seconds=[1.0, 1.0, 1.0]))
+    clips[0]
+    with pytest.raises(VideoDecodeError, match=r"bad\.mp4: cannot be decoded as video"):
+        clips[1]
+    with pytest.raises(FileNotFoundError, match=r"absent\.mp4: no such video file"):
+        clips[2]
+
+
+@pytest.mark.slow
+def test_a_worker_names_the_unreadable_video_too(tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0" * 500)
+    loader = torch.utils.data.DataLoader(
+        _clips(_rows([str(bad)], end_seconds=[1.0])), num_workers=1, collate_fn=collate_clips
+    )
+    with pytest.raises(Exception, match=r"VideoDecodeError: .*bad\.mp4: cannot be decoded as video"):
+        next(iter(loader))
+
+
+def test_datasets_that_are_refused(tmp_path, loaded, built):
+    with pytest.raises(FileNotFoundError, match="no dataset here .README.md is missing.*railsformer build"):
+        load_video_dataset(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no dataset here"):
+        load_video_dataset(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nobody/nothing: neither a folder nor a dataset on the Hub"):
+        load_video_dataset("nobody/nothing")
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "README.md").write_text("# A table\n")
+    (table / "train.csv").write_text("file_name,label\na.mp4,yes\n")
+    with pytest.raises(ValueError, match="split 'train' must have a video column and a label column with names"):
+        load_video_dataset(table)
+    with pytest.raises(ValueError, match=r"has no split 'holdout'; it has train, validation, test"):
+        loaded.split("holdout")
+    empty = type(loaded)("x", {"test": loaded.split("test").select([])}, loaded.labels, "", "")
+    with pytest.raises(ValueError, match="split 'test' of x holds no video"):
+        empty.split("test")
+
+
+def test_real_footage(tankyard):
+    path = next(iter(sorted((tankyard / "train_in_out").glob("*.mp4"))))
+    sampling, pixels = ClipSampling(8, 32), PixelSettings(112, 128)
+    clip = ClipDataset(_rows([str(path)], end_seconds=[10.0]), sampling=sampling, pixels=pixels)[0]
+    start = (10.0 - 7 * 32 / 30) / 2
+    expected = evaluation_pixels(read_frames(path, start + np.arange(8) * 32 / 30), pixels)
+    assert torch.equal(clip["pixel_values"], expected)
+    assert expected.std() > 0.1
+
+
+def test_no_handle_stays_behind(loaded):
+    clips = _clips(loaded.split("train"), augmentation=AUGMENTATION)
+    clips[0]
+    gc.collect()
+    handles = len(os.listdir("/proc/self/fd"))
+    for index in range(60):
+        clips[index % 3]
+    assert len(os.listdir("/proc/self/fd")) <= handles + 1

@@ -1,0 +1,187 @@
+"""The real Trainer on real encoded clips: run folders, seeds, processes, what is trained."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from railsformer.model.configuration_railsformer import RailsformerConfig
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+from railsformer.training.arguments import RunArguments, parse_settings
+from railsformer.training.trainer import EpochSampler, _choose_trainable, train
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--from_scratch", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"]
+TINY += ["--intermediate_size", "64", "--patch_size", "16", "--image_size", "48", "--num_frames", "4"]
+TINY += ["--frame_interval", "15", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "1e-3"]
+
+
+def _train(dataset, run_dir, *flags):
+    base = ["--dataset", str(dataset), "--output_dir", str(run_dir), "--dataloader_num_workers", "0"]
+    return train(parse_settings([*TINY, *base, *flags]))
+
+
+@pytest.fixture(scope="module")
+def run(yard_dataset, tmp_path_factory):
+    """One short run from scratch, shared by the tests that only look at it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    return _train(yard_dataset, run_dir, "--num_train_epochs", "2", "--per_device_train_batch_size", "8")
+
+
+def test_the_run_folder_is_ready_for_the_hub(run, yard_dataset):
+    assert run.is_main_process
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "train_config.yaml"} <= {
+        path.name for path in run.run_dir.iterdir()
+    }
+    config = json.loads((run.run_dir / "config.json").read_text())
+    assert config["model_type"] == "timesformer"
+    assert config["architectures"] == ["TimesformerForVideoClassification"]
+    assert config["label2id"] == {"Bucket-Worker": 0, "Cabin-Worker": 1, "Other": 2, "Track-Excavator": 3}
+    assert (config["frame_interval"], config["nominal_fps"], config["negative_labels"]) == (15, 30.0, ["Other"])
+    pixels = json.loads((run.run_dir / "preprocessor_config.json").read_text())
+    assert pixels["image_mean"] == [0.45] * 3
+    assert pixels["crop_size"] == {"height": 48, "width": 48}
+    settings = yaml.safe_load((run.run_dir / "train_config.yaml").read_text())
+    assert settings["dataset_fingerprint"] == json.loads((yard_dataset / "dataset.json").read_text())["fingerprint"]
+
+
+def test_the_best_epoch_is_kept(run):
+    state = json.loads((run.run_dir / "trainer_state.json").read_text())
+    figures = [log["eval_f1_macro"] for log in state["log_history"] if "eval_f1_macro" in log]
+    assert len(figures) == 2
+    assert state["best_metric"] == max(figures)
+    assert run.validation["f1_macro"] == max(figures)
+
+
+def test_the_seed_fixes_the_run(yard_dataset, tmp_path):
+    flags = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    weights = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        _train(yard_dataset, tmp_path / name, *flags, "--per_device_train_batch_size", "4", "--seed", seed)
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
+
+
+def test_a_run_folder_that_holds_something_is_refused(run, yard_dataset):
+    with pytest.raises(FileExistsError, match="already holds something"):
+        _train(yard_dataset, run.run_dir)
+
+
+def test_a_label_that_is_not_the_datasets_is_refused(yard_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"negative_labels must be labels of the dataset .*got 'Nothing'"):
+        _train(yard_dataset, tmp_path / "run", "--negative_labels", "Nothing")
+
+
+def test_training_starts_from_a_run(run, yard_dataset, tmp_path):
+    flags = ["--model", str(run.run_dir), "--max_steps", "1", "--num_frames", "8", "--frame_interval", "7"]
+    flags += ["--dataset", str(yard_dataset), "--output_dir", str(tmp_path / "next"), "--use_cpu", "true"]
+    flags += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    flags += ["--dataloader_num_workers", "0", "--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
+    train(parse_settings(flags))
+    config = RailsformerConfig.from_pretrained(tmp_path / "next")
+    assert (config.num_frames, config.frame_interval, config.hidden_size) == (8, 7, 32)
+
+
+def test_a_non_commercial_base_is_announced(run, yard_dataset, tmp_path, caplog):
+    base = tmp_path / "base"
+    RailsformerForVideoClassification.from_pretrained(run.run_dir).save_pretrained(base)
+    (base / "preprocessor_config.json").write_text((run.run_dir / "preprocessor_config.json").read_text())
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    flags = ["--model", str(base), "--dataset", str(yard_dataset), "--output_dir", str(tmp_path / "run")]
+    flags += ["--negative_labels", "Nothing"]  # refused right after the announcement
+    with pytest.raises(ValueError, match="negative_labels"):
+        train(parse_settings(flags))
+    assert "cc-by-nc-4.0" in caplog.text
+    assert "facebook/dinov2-small" in caplog.text
+
+
+def _clips(labels):
+    clips = SimpleNamespace(labels=labels, epoch=0)
+    return type("Clips", (), {"__len__": lambda self: len(labels), **vars(clips)})()
+
+
+def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own():
+    clips = _clips([0, 0, 1, 1, 1])
+    sampler = EpochSampler(clips, groups=[""] * 5, seed=0, balance=False)
+    first = list(sampler)
+    assert sorted(first) == [0, 1, 2, 3, 4]
+    assert list(sampler) == first
+    clips.epoch = 1
+    assert list(sampler) != first
+
+
+def test_the_balanced_order_draws_labels_and_groups_evenly():
+    labels, groups = [0] * 900 + [1] * 100, ["a"] * 800 + ["b"] * 100 + ["a"] * 100
+    drawn = list(EpochSampler(_clips(labels), groups=groups, seed=0, balance=True))
+    counts = Counter((labels[index], groups[index]) for index in drawn)
+    assert len(drawn) == 1000
+    assert 430 < counts[1, "a"] < 570
+    assert 190 < counts[0, "a"] < 310
+    assert 190 < counts[0, "b"] < 310
+
+
+def test_only_time_is_trained(tmp_path):
+    config = RailsformerConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
+    model = RailsformerForVideoClassification(config)
+    _choose_trainable(model, RunArguments(output_dir=str(tmp_path), trainable="time", trainable_blocks=1))
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert names == ["timesformer.embeddings.time_embeddings"] + [
+        f"timesformer.encoder.layer.2.temporal_{part}"
+        for part in (
+            "layernorm.weight",
+            "layernorm.bias",
+            "attention.attention.qkv.weight",
+            "attention.attention.qkv.bias",
+            "attention.output.dense.weight",
+            "attention.output.dense.bias",
+            "dense.weight",
+            "dense.bias",
+        )
+    ] + ["classifier.weight", "classifier.bias"]
+
+
+def _losses(dataset, run_dir, *, launch, flags):
+    """Training loss of every step, from a process tree as a user would start it."""
+    command = [
+        *launch,
+        str(ROOT / "scripts" / "finetune.py"),
+        *TINY,
+        "--dataset",
+        str(dataset),
+        "--logging_steps",
+        "1",
+    ]
+    command += ["--output_dir", str(run_dir), "--max_steps", "4", "--eval_strategy", "no", "--save_strategy", "no"]
+    command += ["--load_best_model_at_end", "false", "--dataloader_num_workers", "0", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((run_dir / "trainer_state.json").read_text())
+    return [log["loss"] for log in state["log_history"] if "loss" in log]
+
+
+@pytest.mark.slow
+def test_two_processes_and_accumulation_give_the_loss_of_one(yard_dataset, tmp_path):
+    one = _losses(
+        yard_dataset, tmp_path / "one", launch=[sys.executable], flags=["--per_device_train_batch_size", "4"]
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    two = _losses(yard_dataset, tmp_path / "two", launch=torchrun, flags=["--per_device_train_batch_size", "2"])
+    accumulated = _losses(
+        yard_dataset,
+        tmp_path / "accumulated",
+        launch=[sys.executable],
+        flags=["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"],
+    )
+    assert len(one) == 4
+    assert two == pytest.approx(one, abs=1e-4)
+    assert accumulated == pytest.approx(one, abs=1e-4)

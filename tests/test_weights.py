@@ -1,0 +1,337 @@
+"""Weights from another clip size, scheme or label set, and from image transformers."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_modeling import TINY, clips_for, tiny_model
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    Dinov2Config,
+    Dinov2Model,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    ViTConfig,
+    ViTModel,
+)
+
+from railsformer.model.configuration_railsformer import RailsformerConfig
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+from railsformer.model.weights import resize_position_embeddings, resize_time_embeddings
+
+NAMES = {0: "Track-Excavator", 1: "Bucket-Worker", 2: "Cabin-Worker", 3: "Gate", 4: "Other"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A divided model on disk and in memory."""
+    model = tiny_model(id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def load(folder, **changes):
+    return RailsformerForVideoClassification.from_pretrained(folder, **changes)
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "expected"),
+    [
+        (4, [0.0, 1.0, 2.0, 3.0]),
+        (8, [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]),
+        (2, [0.5, 2.5]),
+        (1, [1.5]),
+    ],
+)
+def test_time_table_is_linear(num_frames, expected):
+    table = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 2)
+    assert resize_time_embeddings(table, num_frames)[0, :, 1].tolist() == pytest.approx(expected)
+
+
+def test_position_table_keeps_cls_and_its_two_dimensions():
+    rows = torch.arange(6.0).view(6, 1).expand(6, 6)  # a ramp down the rows only
+    table = torch.cat((torch.tensor([[99.0]]), rows.reshape(36, 1))).unsqueeze(0)
+    resized = resize_position_embeddings(table, (12, 3))
+    assert resized.shape == (1, 1 + 36, 1)
+    assert resized[0, 0] == 99
+    grid = resized[0, 1:, 0].view(12, 3)
+    torch.testing.assert_close(grid, grid[:, :1].expand(12, 3))
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+    assert resize_position_embeddings(table, (6, 6)) is table
+
+
+def test_antialias_is_a_choice():
+    table = torch.randn(1, 1 + 64, 4)
+    plain, smooth = (resize_position_embeddings(table, (4, 4), antialias=choice) for choice in (False, True))
+    assert not torch.allclose(plain, smooth)
+
+
+def test_refuses_an_oblong_table_of_unknown_shape():
+    with pytest.raises(ValueError, match="a position table of 6 patches is not square; give source_grid"):
+        resize_position_embeddings(torch.zeros(1, 7, 4), (2, 2))
+    resized = resize_position_embeddings(torch.zeros(1, 7, 4), (2, 2), source_grid=(2, 3))
+    assert resized.shape == (1, 5, 4)
+
+
+# --- from_pretrained
+
+
+def test_round_trip_is_exact(checkpoint):
+    folder, model = checkpoint
+    again = load(folder)
+    pixels = clips_for(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels).logits, model(pixels).logits, rtol=0, atol=0)
+    assert again.config.id2label == NAMES
+    assert not again.training
+
+
+@pytest.mark.parametrize("attention_type", ["space_only", "sparse_local_global", "axial"])
+def test_round_trip_of_what_stock_lacks(attention_type, tmp_path):
+    model = tiny_model(attention_type=attention_type, image_size=[12, 20], num_labels=3)
+    model.save_pretrained(tmp_path)
+    pixels = clips_for(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)(pixels).logits, model(pixels).logits, rtol=0, atol=0)
+
+
+def test_stock_checkpoint_at_another_clip_size(tmp_path, caplog):
+    stock = TimesformerForVideoClassification(TimesformerConfig(**TINY))
+    torch.nn.init.normal_(stock.timesformer.embeddings.time_embeddings)
+    stock.save_pretrained(tmp_path)
+    with caplog.at_level(logging.INFO, logger="railsformer"):
+        model = load(tmp_path, num_frames=6, image_size=20)
+    assert "resized  timesformer.embeddings.time_embeddings: 3 to 6 frames" in caplog.text
+    assert "resized  timesformer.embeddings.position_embeddings: (3, 3) to (5, 5) patches" in caplog.text
+    assert (model.config.num_frames, model.config.image_size) == (6, 20)
+    ours, theirs = model.state_dict(), stock.state_dict()
+    embeddings = "timesformer.embeddings"
+    expected = F.interpolate(theirs[f"{embeddings}.time_embeddings"].mT, size=6, mode="linear").mT
+    torch.testing.assert_close(ours[f"{embeddings}.time_embeddings"], expected)
+    grid = theirs[f"{embeddings}.position_embeddings"][:, 1:].mT.reshape(1, 24, 3, 3)
+    expected = F.interpolate(grid, size=(5, 5), mode="bicubic").flatten(2).mT
+    torch.testing.assert_close(ours[f"{embeddings}.position_embeddings"][:, 1:], expected)
+    same = [name for name in theirs if not name.startswith(f"{embeddings}.") or "cls" in name or "patch" in name]
+    for name in same:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    assert model(clips_for(model.config)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "copied", "unused"),
+    [("axial", "width", None), ("sparse_local_global", "local", "temporal"), ("joint_space_time", None, "temporal")],
+)
+def test_another_scheme(checkpoint, caplog, attention_type, copied, unused):
+    folder, source = checkpoint
+    with caplog.at_level(logging.INFO, logger="railsformer"):
+        model = load(folder, attention_type=attention_type)
+    ours, theirs = model.state_dict(), source.state_dict()
+    for name, value in ours.items():
+        if copied and f".{copied}_dense." in name:
+            assert not value.any(), name
+        else:
+            origin = name.replace(f".{copied}_layernorm.", ".layernorm_before.")
+            origin = origin.replace(f".{copied}_attention.", ".attention.")
+            torch.testing.assert_close(value, theirs[origin], rtol=0, atol=0, msg=name)
+    if copied:
+        stem = "timesformer.encoder.layer.*"
+        assert f"copied   {stem}.{copied}_layernorm.weight from {stem}.layernorm_before.weight" in caplog.text
+        assert f"new      {stem}.{copied}_dense.weight" in caplog.text
+    assert (unused is None) == ("unused" not in caplog.text)
+    model(clips_for(model.config))
+
+
+def test_space_only_checkpoint_gets_a_silent_time_step(tmp_path):
+    source = tiny_model(attention_type="space_only")
+    source.save_pretrained(tmp_path)
+    model = load(tmp_path, attention_type="divided_space_time")
+    state = model.state_dict()
+    assert not state["timesformer.embeddings.time_embeddings"].any()
+    assert not state["timesformer.encoder.layer.1.temporal_dense.weight"].any()
+    clips = clips_for(model.config)[:, :1].expand(-1, 3, -1, -1, -1)  # the same frame three times
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips).logits, source(clips).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_labels": 3},
+        {"id2label": {0: "a", 1: "b", 2: "c"}},
+        {"id2label": {**NAMES, 3: "Crane"}},  # as many classes, other ones
+    ],
+)
+def test_head_of_other_labels_is_newly_drawn(checkpoint, caplog, changes):
+    folder, source = checkpoint
+    with caplog.at_level(logging.INFO, logger="railsformer"):
+        model = load(folder, **changes)
+    assert "new      classifier.weight" in caplog.text
+    size = changes.get("num_labels") or len(changes["id2label"])
+    assert model.classifier.weight.shape == (size, 24)
+    assert model.classifier.weight.std() < 0.05  # drawn as for a fresh model; the checkpoint's is .2
+    assert not model.classifier.bias.any()
+    assert model.config.num_labels == model.num_labels == size
+    assert model.config.label2id == {name: index for index, name in model.config.id2label.items()}
+    trunk = source.timesformer.state_dict()
+    for name, value in model.timesformer.state_dict().items():
+        torch.testing.assert_close(value, trunk[name], rtol=0, atol=0)
+
+
+def test_head_of_the_same_labels_stays(checkpoint):
+    folder, source = checkpoint
+    model = load(folder, id2label=dict(NAMES), num_frames=5)
+    torch.testing.assert_close(model.classifier.weight, source.classifier.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("choice", "silent"), [("space", ["time"]), ("none", ["time", "position"])])
+def test_position_tables_left_out_are_zeros_that_never_train(checkpoint, choice, silent):
+    folder, _ = checkpoint
+    model = load(folder, position_embedding=choice)
+    trainable = {name for name, _ in model.named_parameters()}
+    for table in ("time", "position"):
+        name = f"timesformer.embeddings.{table}_embeddings"
+        assert (name not in trainable) == (table in silent)
+        assert model.state_dict()[name].any() == (table not in silent)
+
+
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
+def test_loads_as_float32_unless_told(checkpoint, saved):
+    folder, model = checkpoint
+    model.to(saved).save_pretrained(folder)
+    assert load(folder).dtype == torch.float32
+    assert load(folder, num_frames=5).dtype == torch.float32
+    assert load(folder, dtype=saved).dtype == saved
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_size", 48), ("num_hidden_layers", 3), ("patch_size", 6), ("num_attention_heads", 4)]
+)
+def test_refuses_another_trunk(checkpoint, name, value):
+    folder, model = checkpoint
+    message = f"{name} cannot change on loading: the checkpoint has {getattr(model.config, name)}, got {value}"
+    with pytest.raises(ValueError, match=message):
+        load(folder, **{name: value})
+
+
+def test_refuses_another_model_type(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a 'vit' checkpoint, not a TimeSformer; .* use from_image_model"):
+        load(tmp_path)
+
+
+def test_refuses_a_trunk_with_holes(checkpoint):
+    folder, _ = checkpoint
+    state = load_file(folder / "model.safetensors")
+    del state["timesformer.encoder.layer.1.temporal_dense.weight"], state["timesformer.embeddings.time_embeddings"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lacks 2 tensors of the trunk, timesformer\.embeddings\.time_embeddings first"
+    ):
+        load(folder)
+
+
+def test_names_a_missing_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no model here and none on the Hub"):
+        load(tmp_path / "nowhere")
+
+
+def test_config_on_disk_holds_what_the_clip_is(tmp_path):
+    tiny_model(frame_interval=4, nominal_fps=12.5, negative_labels=["LABEL_4"]).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert (saved["frame_interval"], saved["nominal_fps"], saved["negative_labels"]) == (4, 12.5, ["LABEL_4"])
+    assert (saved["model_type"], saved["architectures"]) == ("timesformer", ["TimesformerForVideoClassification"])
+
+
+# --- image transformers
+
+IMAGE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 64, "patch_size": 16}
+
+
+def _shake(model):
+    """Every parameter random, LayerScale far from 1."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.2)
+    return model.eval()
+
+
+def tiny_vit():
+    return _shake(ViTModel(ViTConfig(**IMAGE, intermediate_size=40), add_pooling_layer=False))
+
+
+def tiny_dinov2():
+    return _shake(Dinov2Model(Dinov2Config(**{**IMAGE, "image_size": 56, "patch_size": 14}, mlp_ratio=2)))
+
+
+def _check_identity(folder, attention_type, image_size, **forward):
+    image_model = AutoModel.from_pretrained(folder).eval()
+    video_model = RailsformerForVideoClassification.from_image_model(
+        folder, num_frames=3, image_size=image_size, attention_type=attention_type, num_labels=2
+    )
+    assert video_model.config.image_size == image_size
+    image = torch.randn(2, 3, image_size, image_size)
+    with torch.no_grad():
+        expected = image_model(image, **forward).last_hidden_state[:, 0]
+        tokens = video_model.timesformer(image.unsqueeze(1).expand(-1, 3, -1, -1, -1)).last_hidden_state
+    torch.testing.assert_close(tokens[:, 0], expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
+@pytest.mark.parametrize("image_size", [64, 96])
+def test_identical_frames_give_the_vit(tmp_path, attention_type, image_size):
+    tiny_vit().save_pretrained(tmp_path)
+    _check_identity(tmp_path, attention_type, image_size, interpolate_pos_encoding=True)
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
+@pytest.mark.parametrize("image_size", [56, 84])
+def test_identical_frames_give_the_dinov2(tmp_path, attention_type, image_size):
+    tiny_dinov2().save_pretrained(tmp_path)
+    _check_identity(tmp_path, attention_type, image_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention_type", "image_size"), [("divided_space_time", 224), ("space_only", 112), ("divided_space_time", 518)]
+)
+def test_identical_frames_give_the_real_dinov2(dinov2_small, attention_type, image_size):
+    _check_identity(dinov2_small, attention_type, image_size)
+
+
+def test_image_model_of_an_unknown_family_is_refused(checkpoint):
+    folder, _ = checkpoint
+    with pytest.raises(ValueError, match="image model type must be one of vit, deit, dinov2, got 'timesformer'"):
+        RailsformerForVideoClassification.from_image_model(folder, num_frames=3)
+
+
+def test_video_model_may_not_differ_in_width_from_its_image_model(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_size cannot change on loading: the checkpoint has 24, got 48"):
+        RailsformerForVideoClassification.from_image_model(tmp_path, hidden_size=48)
+
+
+def test_gated_mlp_is_refused():
+    from railsformer.model.weights import image_model_config
+
+    with pytest.raises(ValueError, match="gated MLP"):
+        image_model_config(Dinov2Config(use_swiglu_ffn=True))
+
+
+def test_image_start_copies_attention_to_every_step(tmp_path):
+    tiny_dinov2().save_pretrained(tmp_path)
+    model = RailsformerForVideoClassification.from_image_model(tmp_path, num_frames=2, attention_type="axial")
+    assert isinstance(model.config, RailsformerConfig)
+    block = model.timesformer.encoder.layer[1]
+    for step in (block.temporal_attention, block.width_attention):
+        torch.testing.assert_close(step.attention.qkv.weight, block.attention.attention.qkv.weight, rtol=0, atol=0)
+        torch.testing.assert_close(step.output.dense.bias, block.attention.output.dense.bias, rtol=0, atol=0)
+    assert not block.temporal_dense.weight.any()
+    assert not block.width_dense.bias.any()
+    assert not model.timesformer.embeddings.time_embeddings.any()
