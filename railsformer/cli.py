@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
 
@@ -250,8 +251,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     _refresh_card(Path(parsed.model), report.metrics)
 
 
-def _refresh_card(run_dir: Path, metrics: dict[str, object]) -> None:
-    """A run folder's card shows the figures of its last evaluation."""
+def _refresh_card(run_dir: Path, metrics: dict[str, Any]) -> None:
+    """A run folder's card shows the figures of its last evaluation on the dataset that it was trained for."""
     settings_file = run_dir / "train_config.yaml"
     if not settings_file.is_file():
         return
@@ -260,6 +261,9 @@ def _refresh_card(run_dir: Path, metrics: dict[str, object]) -> None:
     from railsformer.hub.cards import license_of_base, write_model_card
 
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
+    same_data = settings.get("dataset_fingerprint") == metrics["dataset_fingerprint"]
+    if not same_data or metrics["split"] == "train" or metrics["protocol"]["frame_order"] != "forwards":
+        return
     base = settings.get("model") or settings.get("image_model")
     config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     write_model_card(

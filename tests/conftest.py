@@ -15,6 +15,12 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny models on two threads of a busy machine crawl."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _restore_random_state():
     """Leave every global generator as it was, so that no test depends on another."""

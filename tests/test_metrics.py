@@ -28,7 +28,12 @@ def test_figures_by_hand():
         "f1_macro": pytest.approx((0.8 + 2 / 3) / 2),
         "f1_weighted": pytest.approx((0.8 + 2 / 3) / 2),
         "per_class": {
-            "Track-Excavator": {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "support": 3},
+            "Track-Excavator": {
+                "precision": 1.0,
+                "recall": pytest.approx(2 / 3),
+                "f1": pytest.approx(0.8),
+                "support": 3,
+            },
             "Bucket-Worker": {
                 "precision": pytest.approx(2 / 3),
                 "recall": pytest.approx(2 / 3),

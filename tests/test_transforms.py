@@ -121,12 +121,12 @@ def test_light_varies_only_where_asked():
     assert all(0 <= level <= 1 for level in levels)
 
 
-@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)])
 def test_grey(share, low, high):
     frames = np.zeros((1, 40, 40, 3), dtype=np.uint8)
     frames[...] = (200, 100, 0)
     augmentation = TrainingAugmentation(40, 50, grey=share)
-    clips = [training_pixels(frames, PLAIN, augmentation, np.random.default_rng(seed)) for seed in range(200)]
+    clips = [training_pixels(frames, PLAIN, augmentation, np.random.default_rng(seed)) for seed in range(100)]
     colourless = [clip for clip in clips if torch.equal(clip[:, 0], clip[:, 2])]
     assert low <= len(colourless) <= high
     assert all(int((clip * 255).round()[0, 0, 0, 0]) == 118 for clip in colourless)  # .299 R + .587 G + .114 B
@@ -196,7 +196,7 @@ def test_a_settings_round_trip(tmp_path):
 
 
 def test_values_that_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no preprocessor_config.json; it must say how"):
+    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json; it must say how"):
         PixelSettings.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"crop_size must be square, got 224 x 398 px \(height x width\)"):
         PixelSettings.from_dict({"size": 224, "crop_size": {"height": 224, "width": 398}})

@@ -56,7 +56,14 @@ def test_the_picture_on_screen(tmp_path, times, expected):
 
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [(".mp4", "libx264"), (".mkv", "libx264"), (".ts", "libx264"), (".avi", "mpeg4"), (".mp4", "mpeg4")],
+    [
+        (".mp4", "libx264"),
+        (".mkv", "libx264"),
+        (".ts", "libx264"),
+        (".avi", "mpeg4"),
+        (".mp4", "mpeg4"),
+        (".h264", "libx264"),
+    ],
 )
 def test_every_picture_of_every_container(tmp_path, suffix, codec):
     path = write_video(tmp_path / f"a{suffix}", num_frames=50, fps=10, codec=codec, gop=12)
@@ -110,8 +117,8 @@ def test_a_turned_picture(odd):
         ("gmdcsa__02.mp4", [0.0, 0.0321, 0.033, 0.0640, 2.9], [0, 1, 1, 2, 86]),  # variable rate
         ("muxjs__test-segment.ts", [0.0, 0.07, 4.0, 8.9], [0, 1, 60, 133]),  # begins at 1.4 s
         ("mp4ff__v300_multiple_segments.mp4", [0.0, 1 / 30, 5.0, 7.99], [0, 1, 150, 239]),  # fragmented
-        ("mp4ff__hevc.265", [0.0, 0.04, 1.0, 2.0], [0, 1, 25, 49]),  # no times at all
-        ("moviepy__no_duration.webm", [0.0, 0.068, 4.87, 60.0], [0, 1, 72, 73]),
+        pytest.param("mp4ff__hevc.265", [0.0, 0.02, 0.5, 2.0], [0, 1, 25, 49], marks=pytest.mark.slow),  # no times
+        pytest.param("moviepy__no_duration.webm", [0.0, 0.068, 4.87, 60.0], [0, 1, 72, 73], marks=pytest.mark.slow),
         ("torchcodec__nasa_13013.mp4", [0.0, 0.04, 8.0], [0, 1, 200]),  # two video streams: the first one
         ("mmaction2__test.avi", [0.0, 0.04, 0.08, 0.12, 4.0, 6.52], [0, 1, 2, 3, 100, 163]),  # stamps out of order
         # its header's start time is later than its first picture
@@ -218,6 +225,6 @@ def test_no_handle_and_no_memory_stays_behind(ten_seconds, tmp_path):
     read_many(20)
     gc.collect()
     handles, peak = len(os.listdir("/proc/self/fd")), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    read_many(150)
+    read_many(100)
     assert len(os.listdir("/proc/self/fd")) <= handles + 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 20_000  # KiB; one leaked read is about 200

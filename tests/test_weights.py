@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_modeling import TINY, clips_for, tiny_model
+from test_modeling import TINY, _one_thread, clips_for, tiny_model  # noqa: F401  (the fixture acts here too)
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -270,7 +270,7 @@ def tiny_dinov2():
 
 
 def _check_identity(folder, attention_type, image_size, **forward):
-    image_model = AutoModel.from_pretrained(folder).eval()
+    image_model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     video_model = RailsformerForVideoClassification.from_image_model(
         folder, num_frames=3, image_size=image_size, attention_type=attention_type, num_labels=2
     )

@@ -165,7 +165,7 @@ def training_pixels(
         `pixel_values`, float32, shape (T, 3, crop_px, crop_px).
     """
     height, width = frames.shape[1:3]
-    short_side = rng.integers(augmentation.min_short_side_px, augmentation.max_short_side_px + 1)
+    short_side = int(rng.integers(augmentation.min_short_side_px, augmentation.max_short_side_px + 1))
     # Crop and resize in one: the crop's side in source pixels, then straight to crop_px.
     side = min(settings.crop_px / max(short_side, settings.crop_px), 1.0) * min(height, width)
     left, top = rng.random() * (width - side), rng.random() * (height - side)

@@ -166,7 +166,8 @@ def _from_first(
     timed: Iterator[tuple[float | None, av.VideoFrame]], stream: av.VideoStream
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Count from the first frame; where a time is missing, the file's rate tells it."""
-    step = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
+    # Raw streams have no times, and their average rate is FFmpeg's default; the guessed one is what the codec says.
+    step = 1.0 / float(stream.guessed_rate or stream.average_rate or 25)
     origin: float | None = None
     seconds = -step
     for time, frame in timed:

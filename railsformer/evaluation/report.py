@@ -104,7 +104,7 @@ def evaluate_model(
         "view_average": "softmax",
         "frame_order": frame_order,
         "sampling": asdict(sampling),
-        "pixels": asdict(pixels),
+        "pixels": {**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
         "split_kind": loaded.split_kind,
         "decoder": f"av {version('av')}",
     }
@@ -264,9 +264,9 @@ def _draw_confusion_matrix(path: Path, metrics: Mapping[str, Any]) -> None:
     )
     for row, column in zip(*counts.nonzero(), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "#22313f"
-        place = {"ha": "center", "color": colour}
-        axes.text(column, row + 0.02, str(counts[row, column]), va="bottom", fontsize=13, weight="bold", **place)
-        axes.text(column, row + 0.08, f"{shares[row, column]:.0%}", va="top", fontsize=9, **place)
+        style = {"ha": "center", "color": colour}
+        axes.text(column, row + 0.02, str(counts[row, column]), style, va="bottom", fontsize=13, weight="bold")
+        axes.text(column, row + 0.08, f"{shares[row, column]:.0%}", style, va="top", fontsize=9)
     edges = np.arange(len(labels) + 1) - 0.5
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)

@@ -11,7 +11,7 @@ Source: arXiv 2102.05095v4; facebookresearch/TimeSformer a5ef29a; transformers' 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -146,9 +146,10 @@ class RailsformerSelfAttention(nn.Module):
         # b n (3 heads d) -> 3 b heads n d
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        attend: Callable = eager_attention_forward
-        if not output_attentions:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        if attention_mask is not None and "flash" in implementation:
+            implementation = "sdpa"  # flash kernels take no mask, which groups of unequal size need
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, is_causal=False
@@ -230,9 +231,9 @@ class RailsformerDropPath(nn.Module):
         """Return the input, or in training the input with whole rows dropped and the rest scaled up."""
         if self.rate == 0.0 or not self.training:
             return hidden_states
-        keep = 1.0 - self.rate
         shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
-        return hidden_states * (torch.rand(shape, device=hidden_states.device) < keep).to(hidden_states.dtype) / keep
+        kept = torch.rand(shape, device=hidden_states.device) >= self.rate
+        return hidden_states * (kept.to(hidden_states.dtype) / (1.0 - self.rate))
 
 
 class RailsformerLayer(GradientCheckpointingLayer):
