@@ -10,7 +10,7 @@ from typing import Any
 import av
 from tqdm import tqdm
 
-from railsformer.data.video import VideoDecodeError
+from railsformer.data.video import VideoDecodeError, find_video_stream
 
 __all__ = ["VideoFacts", "available_cores", "probe_video", "probe_videos"]
 
@@ -98,7 +98,7 @@ def _probe_or_error(path: Path) -> VideoFacts | VideoDecodeError:
 
 
 def _read_facts(container: Any, path: Path) -> VideoFacts:
-    stream = _video_stream(container, path)
+    stream = find_video_stream(container, path)
     picture = None
     num_frames, first_pts, end_pts = 0, None, None
     for packet in container.demux(stream):
@@ -116,7 +116,8 @@ def _read_facts(container: Any, path: Path) -> VideoFacts:
     rate = stream.average_rate or stream.guessed_rate
     if end_pts is not None and first_pts is not None and end_pts > first_pts:
         duration_seconds = float((end_pts - first_pts) * stream.time_base)
-    else:  # raw streams carry no times
+    else:  # raw streams carry no times, and for them the average rate is only FFmpeg's default
+        rate = stream.guessed_rate or stream.average_rate
         duration_seconds = num_frames / float(rate) if rate else 0.0
     return VideoFacts(
         duration_seconds=duration_seconds,
@@ -127,15 +128,3 @@ def _read_facts(container: Any, path: Path) -> VideoFacts:
         codec=stream.codec_context.name,
         rotation_degrees=picture.rotation,
     )
-
-
-def _video_stream(container: Any, path: Path) -> Any:
-    """Return the first video stream that is not a cover picture."""
-    attached = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoDecodeError(path, f"it holds no video ({kinds} only)")
-    if streams[0].codec_context is None:
-        raise VideoDecodeError(path, "FFmpeg has no decoder for its video")
-    return streams[0]
