@@ -1,14 +1,13 @@
 """The command line: one thin subcommand a verb. Heavy imports happen inside the verbs, so that --help is instant."""
 
 import argparse
-import json
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -42,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None or os.environ.get("RAILSFORMER_TRACEBACK"):
             raise
         _close_progress_bars()
-        print(f"railsformer: error: {message}", file=sys.stderr)
+        # Processes of one launch fail together, of one cause; only a video is read by one of them alone.
+        if os.environ.get("RANK", "0") == "0" or type(error).__name__ == "VideoDecodeError" or _from_worker(error):
+            print(f"railsformer: error: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("railsformer: interrupted", file=sys.stderr)
@@ -62,22 +63,42 @@ def _close_progress_bars() -> None:
 def _user_message(error: Exception) -> str | None:
     """One line for the user, or None for an error that is not of the user's making."""
     text = str(error)
-    if "in DataLoader worker" in text:  # torch wraps the worker's traceback into the message; its last line is ours
+    if _from_worker(error):  # torch wraps the worker's traceback into the message; its last line is ours
         name, _, text = text.strip().splitlines()[-1].partition(": ")
         if not name.endswith(("VideoDecodeError", "FileNotFoundError", "ValueError")):
             return None
     elif isinstance(error, RuntimeError):
         return None
+    elif isinstance(error, BrokenPipeError):  # whoever read our output has left
+        text = "the output was closed before it was complete"
+    elif isinstance(error, OSError) and error.errno is not None:
+        text = f"{error.filename or 'a file'}: {error.strerror}; check the disk and the permissions"
     return " ".join(text.split())
 
 
+def _from_worker(error: Exception) -> bool:
+    return "in DataLoader worker" in str(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line, and no abbreviated flags."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 after one line."""
+        print(f"railsformer: error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="railsformer",
         description="Fine-tune TimeSformer to recognise dangerous situations in railway yards, "
         "and say how far it can be trusted.",
     )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
     _add_build(verbs)
     train = verbs.add_parser(
         "train", help="fine-tune a model (= accelerate launch scripts/finetune.py)", add_help=False
@@ -89,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_build(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     build = verbs.add_parser("build", help="turn a folder of videos and labels into a dataset")
     build.add_argument("source", help="folder with one folder a class, or with the files that --annotations names")
     build.add_argument("--output_dir", required=True, help="folder of the dataset; must be absent or empty")
@@ -125,7 +146,7 @@ def _add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     build.set_defaults(run=_build)
 
 
-def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_evaluate(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     evaluate = verbs.add_parser("evaluate", help="measure a model on one split and write a report")
     evaluate.add_argument("--model", required=True, help="run folder, checkpoint or Hub id")
     evaluate.add_argument("--dataset", required=True, help="dataset folder or Hub id")
@@ -143,7 +164,7 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     evaluate.set_defaults(run=_evaluate)
 
 
-def _add_push(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_push(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     push = verbs.add_parser("push", help="upload a run, a dataset or the metric to the Hugging Face Hub")
     push.add_argument("source", help="run folder, dataset folder, or the word 'metric' for our evaluate module")
     push.add_argument("repo_id", help="USER/NAME on the Hub")
@@ -151,7 +172,7 @@ def _add_push(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     push.set_defaults(run=_push)
 
 
-def _add_demo(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_demo(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     demo = verbs.add_parser("demo", help="the whole way on a rendered railway yard, offline, in minutes")
     demo.add_argument("--output_dir", default="demo_output", help="folder to work in (default: demo_output)")
     demo.set_defaults(run=_demo)
@@ -195,7 +216,10 @@ def _build(parsed: argparse.Namespace) -> None:
         progress=True,
     )
     print(summary.balance_table())
-    print(f"\nsplit {summary.split_kind}; groups on more than one side: {summary.groups_on_several_sides}")
+    print(
+        f"\nsplit {summary.split_kind}; on more than one side: {summary.groups_on_several_sides} groups, "
+        f"{summary.copies_on_several_sides} exact copies"
+    )
     print(f"dataset: {summary.output_dir}")
 
 
@@ -207,33 +231,22 @@ def _train(argv: Sequence[str]) -> None:
         return
     settings = parse_settings(argv)
     _quiet_transformers()
-    from railsformer.hub.cards import license_of_base, write_model_card
+    from railsformer.hub.cards import write_run_card
     from railsformer.training.trainer import train
 
     summary = train(settings)
     if not summary.is_main_process:
         return
-    write_model_card(
-        summary.run_dir,
-        base_model=summary.base,
-        base_license=license_of_base(summary.base) if summary.base else None,
-        dataset=summary.dataset,
-        labels=summary.labels,
-        training={
-            **settings.resolved,
-            "split": summary.split_kind,
-            "dataset fingerprint": summary.dataset_fingerprint,
-        },
-    )
+    write_run_card(summary.run_dir)
     if figures := summary.validation:
         print(f"validation macro F1 {figures['f1_macro']:.3f}, accuracy {figures['accuracy']:.3f}")
     print(f"model: {summary.run_dir}")
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from railsformer.evaluation.report import check_output_dir, evaluate_model, per_class_table
+    from railsformer.evaluation.report import evaluate_model, per_class_table
+    from railsformer.hub.cards import FACTS_FILE, write_run_card
 
-    check_output_dir(parsed.output_dir)
     _quiet_transformers()
     report = evaluate_model(
         parsed.model,
@@ -248,42 +261,14 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     )
     print(per_class_table(report.metrics))
     print(f"\nreport: {report.output_dir / 'report.md'}")
-    _refresh_card(Path(parsed.model), report.metrics)
-
-
-def _refresh_card(run_dir: Path, metrics: dict[str, Any]) -> None:
-    """A run folder's card shows the figures of its last evaluation on the dataset that it was trained for."""
-    settings_file = run_dir / "train_config.yaml"
-    if not settings_file.is_file():
-        return
-    import yaml
-
-    from railsformer.hub.cards import license_of_base, write_model_card
-
-    settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
-    same_data = settings.get("dataset_fingerprint") == metrics["dataset_fingerprint"]
-    if not same_data or metrics["split"] == "train" or metrics["protocol"]["frame_order"] != "forwards":
-        return
-    base = settings.get("model") or settings.get("image_model")
-    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-    write_model_card(
-        run_dir,
-        base_model=base,
-        base_license=license_of_base(base) if base else None,
-        dataset=str(settings["dataset"]),
-        labels=list(config["id2label"].values()),
-        metrics=metrics,
-        training=settings,
-    )
+    if (Path(parsed.model) / FACTS_FILE).is_file() and not write_run_card(parsed.model, metrics=report.metrics):
+        print(f"The card of {parsed.model} stays as it is: it was edited, or these figures are of other data.")
 
 
 def _push(parsed: argparse.Namespace) -> None:
-    from railsformer.hub.push import push, push_metric
+    from railsformer.hub.push import push
 
-    if parsed.source == "metric" and not Path("metric").exists():
-        url = push_metric(parsed.repo_id, public=parsed.public)
-    else:
-        url = push(parsed.source, parsed.repo_id, public=parsed.public)
+    url = push(parsed.source, parsed.repo_id, public=parsed.public)
     print(f"{'public' if parsed.public else 'private'}: {url}")
 
 

@@ -1,5 +1,6 @@
 """The whole way on a rendered railway yard: what a newcomer sees first, offline, in minutes on a laptop."""
 
+import csv
 import os
 import shlex
 import shutil
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from railsformer.data.builder import build_dataset
+from railsformer.cli import main
 from railsformer.data.clips import ClipDataset, VideoDataset, load_video_dataset
+from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.toy_yard import render_toy_yard
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.linear_probe import linear_probe
-from railsformer.evaluation.report import evaluate_model, per_class_table
+from railsformer.evaluation.report import evaluate_model
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 __all__ = ["run_demo"]
@@ -76,7 +78,7 @@ def run_demo(output_dir: str | Path) -> None:
 
     Raises:
         FileExistsError: If the folder holds something that no demo wrote.
-        RuntimeError: If fine-tuning fails; its own message stands above.
+        ValueError: If a step fails; its own message stands above.
     """
     folder = _prepare(Path(output_dir))
     began = time.monotonic()
@@ -85,29 +87,25 @@ def run_demo(output_dir: str | Path) -> None:
     render_toy_yard(folder / "yard", num_recordings=NUM_RECORDINGS, seed=SEED)
 
     _step(2, "Build a dataset: whole recordings go to training, validation or test, none to two of them")
-    _show("railsformer", "build", folder / "yard", "--annotations", folder / "yard/annotations.csv", "--group_by",
-          "recording", "--output_dir", folder / "dataset")  # fmt: skip
-    summary = build_dataset(
-        folder / "yard",
-        output_dir=folder / "dataset",
-        annotations=folder / "yard" / "annotations.csv",
-        group_by="recording",
-        splits=SPLITS,
-        seed=SEED,
-    )
-    print(summary.balance_table())
+    table, dataset = folder / "yard" / "annotations.csv", folder / "dataset"
+    _run("build", folder / "yard", "--annotations", table, "--group_by", "recording", "--splits", *SPLITS,
+         "--output_dir", dataset)  # fmt: skip
 
     _step(3, "Fine-tune: the trunk has seen moving shapes, never a yard; its head is new")
     _finetune(folder, "run", "--model", str(TRUNK))
 
     _step(4, "Evaluate on the test recordings")
-    tuned = _evaluate(folder, "run")
-    print(f"\nHow far to trust it: {folder / 'report' / 'report.md'}")
+    run, report = folder / "run", folder / "report"
+    _run("evaluate", "--model", run, "--dataset", dataset, "--split", "test", "--output_dir", report)
+    tuned = _outcome(folder, "run", report)
 
     _step(5, "Compare: the same trunk left as it is, and the same network from random weights with the same recipe")
     frozen = _probe(folder)
     _finetune(folder, "run_from_scratch", *_scratch_flags())
-    scratch = _evaluate(folder, "run_from_scratch", show=False)
+    scratch_report = evaluate_model(
+        folder / "run_from_scratch", dataset=dataset, output_dir=folder / "report_from_scratch", progress=True
+    ).output_dir
+    scratch = _outcome(folder, "run_from_scratch", scratch_report)
     _print_outcomes([tuned, frozen, scratch])
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
     print(f"Report: {folder / 'report' / 'report.md'}\nModel:  {folder / 'run'}")
@@ -130,30 +128,41 @@ def _step(number: int, what: str) -> None:
     print(f"\n[{number}/5] {what}", flush=True)
 
 
-def _show(*command: str | Path) -> None:
-    print(f"      $ {shlex.join(str(word) for word in command)}", flush=True)
+def _run(verb: str, *arguments: str | float | Path) -> None:
+    """Show a command and run it as the command line would.
+
+    Raises:
+        ValueError: If it fails; its reason stands above.
+    """
+    words = [verb, *map(str, arguments)]
+    print(f"      $ {shlex.join(['railsformer', *words])}", flush=True)
+    if main(words):
+        raise ValueError(f"the demo stops: `railsformer {verb}` failed, the reason stands above")
 
 
 def _finetune(folder: Path, name: str, *start: str) -> None:
-    """`accelerate launch scripts/finetune.py`, as a user would type it."""
-    flags = ["--config", str(_recipe()), *start]
-    flags += ["--dataset", str(folder / "dataset"), "--output_dir", str(folder / name)]
+    """`accelerate launch scripts/finetune.py`, as a user would type it.
+
+    Raises:
+        ValueError: If it fails; its reason stands above.
+    """
     script = PACKAGE.parent / "scripts" / "finetune.py"
     target = [str(script)] if script.is_file() else ["--module", "railsformer.cli", "train"]
-    _show("accelerate", "launch", *target, *flags)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--num_cpu_threads_per_process", str(cores)]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *launch, *target, *flags]
+    command = ["launch", "--quiet", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", str(available_cores()), *target]
+    command += ["--config", str(_recipe()), *start]
+    command += ["--dataset", str(folder / "dataset"), "--output_dir", str(folder / name)]
+    print(f"      $ {shlex.join(['accelerate', *command])}", flush=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    if subprocess.run(command, env=environment, check=False).returncode:
-        raise RuntimeError("fine-tuning failed; the reason stands above")
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
+    if subprocess.run([*launcher, *command], env=environment, check=False).returncode:
+        raise ValueError("the demo stops: fine-tuning failed, the reason stands above")
 
 
 def _recipe() -> Path:
     """configs/demo.yaml of the checkout, or of the installed package."""
     candidates = (PACKAGE.parent / "configs" / "demo.yaml", PACKAGE / "configs" / "demo.yaml")
-    return next(path for path in candidates if path.is_file())
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _scratch_flags() -> list[str]:
@@ -164,33 +173,24 @@ def _scratch_flags() -> list[str]:
     return ["--from_scratch", *flags]
 
 
-def _evaluate(folder: Path, name: str, *, show: bool = True) -> Outcome:
-    """Figures of a run on the test recordings, with motion and without."""
+def _outcome(folder: Path, name: str, report_dir: Path) -> Outcome:
+    """Accuracies of a run on the test recordings, with motion and without."""
     dataset = load_video_dataset(folder / "dataset")
-    report_dir = folder / ("report" if show else f"report_{name}")
-    if show:
-        _show("railsformer", "evaluate", "--model", folder / name, "--dataset", folder / "dataset", "--split", "test",
-              "--output_dir", report_dir)  # fmt: skip
-    report = evaluate_model(folder / name, dataset=folder / "dataset", output_dir=report_dir, progress=True)
     still_dir = folder / f"{report_dir.name}_middle_frame"
-    still = evaluate_model(
+    evaluate_model(
         folder / name, dataset=folder / "dataset", output_dir=still_dir, frame_order="middle", progress=True
     )
-    if show:
-        print(per_class_table(report.metrics))
-    twins = _is_twin(dataset)
+    right, twins = _is_right(report_dir), _is_twin(dataset)
     return Outcome(
         name=name,
-        all_videos=report.metrics["accuracy"],
-        twins=float(_is_right(report.output_dir)[twins].mean()),
-        twins_without_motion=float(_is_right(still.output_dir)[twins].mean()),
+        all_videos=float(right.mean()),
+        twins=float(right[twins].mean()),
+        twins_without_motion=float(_is_right(still_dir)[twins].mean()),
     )
 
 
 def _is_right(report_dir: Path) -> np.ndarray:
     """Whether each test video was recognised, in the order of the split, shape (num_videos,)."""
-    import csv
-
     with (report_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return np.array([row["label"] == row["prediction"] for row in csv.DictReader(file)])
 
@@ -208,12 +208,12 @@ def _probe(folder: Path) -> Outcome:
     trunk = RailsformerForVideoClassification.from_pretrained(
         TRUNK, num_frames=config.num_frames, image_size=config.image_size
     )
-    sampling = ClipSampling(config.num_frames, config.frame_interval, float(config.nominal_fps))
+    sampling = ClipSampling.from_config(config)
     pixels = PixelSettings.from_pretrained(folder / "run")
     training, test = (
         ClipDataset(dataset.split(split), sampling=sampling, pixels=pixels) for split in ("train", "test")
     )
-    right = linear_probe(trunk, training=training, test=test, num_workers=2) == np.asarray(test.labels)
+    right = linear_probe(trunk, training=training, test=test, num_workers=2, progress=True) == np.asarray(test.labels)
     return Outcome("trunk", float(right.mean()), float(right[_is_twin(dataset)].mean()))
 
 

@@ -4,7 +4,9 @@ The shapes have colours that no yard has, there are no tracks, machines or peopl
 learns where something moves, which way, and whether it nears or leaves another shape. Half of the clips are the other
 half shown backwards. An interrupted run goes on where it was.
 
-    python scripts/train_demo_trunk.py --output_dir railsformer/model/demo_trunk
+    python scripts/train_demo_trunk.py --output_dir first_round
+    python scripts/train_demo_trunk.py --start_from first_round --output_dir railsformer/model/demo_trunk \
+        --num_steps 1000 --learning_rate 1e-3 --seed 1
 """
 
 import argparse
@@ -45,13 +47,15 @@ class Batch:
     velocity: torch.Tensor  # (B, T, 2), of the mover, pictures a frame
 
 
-def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.device) -> Batch:
+def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.device, aslant: bool = False) -> Batch:
     """Draw clips; the second half shows the first half backwards.
 
     Args:
         num_clips: B, even.
         generator: The only source of chance, on `device`.
         device: Where to draw.
+        aslant: As from a mast, the second round: ways lie level, circles are seen flat, bodies turn with their arms,
+            upright and broad things are more common, and what moves stands out.
 
     Returns:
         The clips and the answers.
@@ -66,10 +70,16 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
     # The way from far to near: mostly level, as things on the ground go.
     angle = torch.where(uniform(0, 1) < 0.75, uniform(-0.6, 0.6), uniform(-math.pi / 2, math.pi / 2))
     angle = angle + torch.where(uniform(0, 1) < 0.5, 0.0, math.pi)
+    if aslant:
+        angle = (angle / math.pi).round() * math.pi + uniform(-0.35, 0.35)
     way = torch.stack([torch.cos(angle), torch.sin(angle)], dim=-1)
     length = uniform(0.55, 1.35)
     size = uniform(0.1, 0.34, 2)
     anchor_size = torch.where(swing[:, None], uniform(0.08, 0.26, 2), uniform(0.14, 0.36, 2))
+    if aslant:
+        upright, broad = torch.tensor([0.6, 1.5], device=device), torch.tensor([1.5, 1.1], device=device)
+        size = size * torch.where((uniform(0, 1) < 0.5)[:, None], upright, broad)
+        anchor_size = anchor_size * torch.where((uniform(0, 1) < 0.5)[:, None], upright, 1.0)
     middle = torch.stack([uniform(-0.25, 0.25), uniform(-0.3, 0.4)], dim=-1)
     steps = _progress(half, uniform)
     # Travel: far end to near end around the middle; the anchor lies just beyond the near end.
@@ -79,6 +89,8 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
     band_place = middle + way * (length / 2 + uniform(-0.1, 0.1))[:, None]
     # Swing: an arm on a body, its tip on an ellipse as if seen aslant; the anchor is beyond the tip's near end.
     reach, flatness = uniform(0.45, 0.8), uniform(0.25, 1.0)
+    if aslant:
+        reach, flatness = 0.8 * reach, 0.6 * flatness
     sense = torch.where(uniform(0, 1) < 0.5, 1.0, -1.0)
     turn = sense[:, None] * uniform(1.6, 3.0)[:, None] * (1 - steps) + angle[:, None]
     circle = torch.stack([torch.cos(turn), torch.sin(turn) * flatness[:, None]], dim=-1)
@@ -86,6 +98,10 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
     swing_anchor = tips[:, -1] + (tips[:, -1] - middle) * uniform(0.25, 0.6)[:, None] + uniform(-0.08, 0.08, 2)
     anchor = torch.where(swing[:, None], swing_anchor, anchor)
     places = torch.where(swing[:, None, None], tips, places)
+    if aslant:  # nothing is near or far of what lies outside the picture
+        shift = anchor.clamp(-0.8, 0.8) - anchor
+        anchor, middle, band_place = anchor + shift, middle + shift, band_place + shift
+        places = places + shift[:, None]
     # Idle: still, trembling, or there and back.
     still = places[torch.arange(half), torch.randint(0, NUM_FRAMES, (half,), generator=generator, device=device)]
     tremble = 0.02 * torch.randn(half, NUM_FRAMES, 2, generator=generator, device=device)
@@ -96,6 +112,9 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
 
     canvas = _draw_grounds(half, uniform, generator, device)
     palette = _draw_colours(half, uniform)
+    if aslant:  # dark on light, light on dark
+        bright = canvas.mean(dim=(1, 2, 3))[:, None, None] > 0.5
+        palette[:, 5:] = torch.where(bright, 0.5 * palette[:, 5:], 0.5 + 0.5 * palette[:, 5:])
     grid = _grid(device)
     has_anchor = (~band | (uniform(0, 1) < 0.5)).float()
     # A band lies across the way in its own kind and anywhere, or nowhere, in the others.
@@ -109,7 +128,7 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
     canvas = _blend(canvas, stripes, band_mask * has_band[:, None, None])
     square = uniform(0, 1, 5) < 0.5
     for index in range(2):  # bystanders that never move
-        place = torch.stack([uniform(-1, 1), uniform(-1, -0.2)], dim=-1)
+        place = torch.stack([uniform(-1, 1), uniform(-1, -0.6 if aslant else -0.2)], dim=-1)
         mask = _cover(grid, place, uniform(0.06, 0.2, 2), uniform(-0.3, 0.3), square=square[:, index])
         canvas = _blend(
             canvas, palette[:, 1 + index, :, None, None], mask * (uniform(0, 1) < 0.5).float()[:, None, None]
@@ -121,7 +140,7 @@ def render_shapes(num_clips: int, *, generator: torch.Generator, device: torch.d
     body_mask = _cover(grid, middle, uniform(0.18, 0.36, 2), uniform(-0.2, 0.2), square=square[:, 3])
     canvas = _blend(canvas, palette[:, 4, :, None, None], body_mask * swing.float()[:, None, None])
 
-    frames, mover = _draw_movers(canvas, grid, places, middle, size, palette, swing, square, uniform)
+    frames, mover = _draw_movers(canvas, grid, places, middle, size, palette, swing, square, uniform, aslant=aslant)
     noise = torch.randn(frames.shape, generator=generator, device=device) * uniform(0, 0.03)[:, None, None, None, None]
     frames = (frames + noise).clamp(0, 1)
     velocity = torch.zeros_like(places)
@@ -220,6 +239,7 @@ def train(
     learning_rate: float,
     seed: int,
     device: torch.device,
+    aslant: bool = False,
     checkpoint: Path | None = None,
 ) -> None:
     """Train in place; with `checkpoint`, continue where an interrupted run of the same sizes was."""
@@ -240,7 +260,7 @@ def train(
                 group["lr"] = group["initial_lr"] * share
         # Chance depends on (seed, step) alone, so that a resumed run is the same run.
         generator = torch.Generator(device=device).manual_seed(seed * 1_000_003 + step)
-        batch = render_shapes(batch_size, generator=generator, device=device)
+        batch = render_shapes(batch_size, generator=generator, device=device, aslant=aslant)
         answers, patches = model(batch.pixel_values)
         losses = compute_losses(batch, answers, patches)
         model.zero_grad(set_to_none=True)
@@ -360,6 +380,8 @@ def _draw_movers(
     swing: torch.Tensor,
     square: torch.Tensor,
     uniform: Draw,
+    *,
+    aslant: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw what moves on the still canvas: a two-part figure, or an arm and its tip."""
     half = len(canvas)
@@ -381,6 +403,11 @@ def _draw_movers(
     is_box = each_frame(square[:, 4])
     second = _cover(grid, second_place, second_size, second_angle, square=swinging | is_box)
     first = _cover(grid, flat, first_size, torch.zeros_like(second_angle), square=is_box)
+    if aslant:  # the part of the body behind the arm, which turns with it
+        tail = _cover(
+            grid, pivot - 0.4 * arm, each_frame(uniform(0.1, 0.25, 2)), torch.zeros_like(second_angle), square=is_box
+        )
+        frames = _blend(frames, each_frame(palette[:, 4])[..., None, None], tail * swinging[:, None, None])
     frames = _blend(frames, each_frame(palette[:, 5])[..., None, None], second)
     frames = _blend(frames, each_frame(palette[:, 6])[..., None, None], first)
     return frames.unflatten(0, (half, NUM_FRAMES)), torch.maximum(first, second).unflatten(0, (half, NUM_FRAMES))
@@ -422,9 +449,12 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--start_from", type=Path, help="second round: a trunk of the first, shown shapes from a mast")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     model = TrunkWithQuestions(make_config())
+    if options.start_from:
+        model.timesformer = TimesformerModel.from_pretrained(options.start_from)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = options.output_dir / "unfinished.pt"
     train(
@@ -434,6 +464,7 @@ def main() -> None:
         learning_rate=options.learning_rate,
         seed=options.seed,
         device=torch.device(options.device),
+        aslant=options.start_from is not None,
         checkpoint=checkpoint,
     )
     save_trunk(model, options.output_dir)

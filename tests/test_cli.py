@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from videos import write_video
@@ -53,7 +52,8 @@ def test_every_verb_has_help(verb):
 def test_an_unknown_verb_exits_with_2():
     done = _railsformer("trian")
     assert done.returncode == 2
-    assert "invalid choice: 'trian'" in done.stderr
+    assert done.stderr.startswith("railsformer: error: argument VERB: invalid choice: 'trian'")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_build_refuses_an_empty_folder(capsys, tmp_path):
@@ -88,7 +88,7 @@ def test_build_refuses_a_file_that_is_no_video(capsys, source, tmp_path):
 
 def test_build_refuses_a_split_without_samples(capsys, source, tmp_path):
     message = _refusal(capsys, "build", source, "--group_by", r"(clip|Other|Track)", "--output_dir", tmp_path / "out")
-    assert "2 groups" in message or "group" in message
+    assert "2 groups" in message
 
 
 def test_build_refuses_an_output_folder_that_holds_something(capsys, source, tmp_path):
@@ -183,4 +183,5 @@ def test_a_video_that_vanished_is_named(tmp_path, yard_dataset):
     lines = [line for line in done.stderr.splitlines() if line.startswith("railsformer: error: ")]
     assert len(lines) == 1
     assert victim.name in lines[0]
-    assert Path(sys.executable).name not in lines[0]
+    assert "cannot be decoded" in lines[0]
+    assert not run.exists()

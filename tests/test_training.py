@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,16 +13,29 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
 
+from railsformer.data.clips import load_video_dataset
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, parse_settings
-from railsformer.training.trainer import EpochSampler, _choose_trainable, train
+from railsformer.training.trainer import (
+    EpochSampler,
+    _choose_trainable,
+    build_model,
+    build_trainer,
+    choose_pixels,
+    train,
+)
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--from_scratch", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"]
 TINY += ["--intermediate_size", "64", "--patch_size", "16", "--image_size", "48", "--num_frames", "4"]
 TINY += ["--frame_interval", "15", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "1e-3"]
+
+
+ONCE = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+ONCE += ["--dataloader_num_workers", "0"]
 
 
 def _train(dataset, run_dir, *flags):
@@ -49,8 +63,19 @@ def test_the_run_folder_is_ready_for_the_hub(run, yard_dataset):
     pixels = json.loads((run.run_dir / "preprocessor_config.json").read_text())
     assert pixels["image_mean"] == [0.45] * 3
     assert pixels["crop_size"] == {"height": 48, "width": 48}
-    settings = yaml.safe_load((run.run_dir / "train_config.yaml").read_text())
-    assert settings["dataset_fingerprint"] == json.loads((yard_dataset / "dataset.json").read_text())["fingerprint"]
+    facts = json.loads((run.run_dir / "run.json").read_text())
+    assert facts["dataset_fingerprint"] == json.loads((yard_dataset / "dataset.json").read_text())["fingerprint"]
+    assert facts["split_kind"] == "by recording (6 groups)"
+    assert not (run.run_dir / ".running").exists()
+
+
+def test_the_saved_recipe_is_whole_and_names_no_folder_of_this_machine(run, yard_dataset):
+    path = run.run_dir / "train_config.yaml"
+    content = yaml.safe_load(path.read_text())
+    assert (content["seed"], content["weight_decay"], content["dataset"]) == (42, 0.0, yard_dataset.name)
+    assert str(run.run_dir.parent) not in path.read_text()
+    again = parse_settings(["--config", str(path), "--dataset", str(yard_dataset), "--output_dir", "elsewhere"])
+    assert (again.model.hidden_size, again.run.num_train_epochs) == (32, 2)
 
 
 def test_the_best_epoch_is_kept(run):
@@ -59,6 +84,73 @@ def test_the_best_epoch_is_kept(run):
     assert len(figures) == 2
     assert state["best_metric"] == max(figures)
     assert run.validation["f1_macro"] == max(figures)
+    best = run.run_dir / Path(state["best_model_checkpoint"]).name / "model.safetensors"
+    assert (run.run_dir / "model.safetensors").read_bytes() == best.read_bytes()
+
+
+def test_without_the_best_epoch_the_last_ones_figures_are_told(yard_dataset, tmp_path):
+    flags = ["--load_best_model_at_end", "false", "--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
+    summary = _train(yard_dataset, tmp_path / "run", *flags)
+    assert summary.validation["epoch"] == 2
+
+
+def test_each_epoch_draws_anew(yard_dataset, tmp_path):
+    flags = [*TINY, "--dataset", str(yard_dataset), "--output_dir", str(tmp_path), *ONCE, "--max_steps", "8"]
+    settings = parse_settings([*flags, "--per_device_train_batch_size", "4"])
+    dataset = load_video_dataset(yard_dataset)
+    model = build_model(settings.model, dataset)
+    pixels = choose_pixels(settings.model, settings.data, model.config)
+    trainer = build_trainer(settings, dataset, model, pixels)
+    trainer.train()
+    clips = trainer.train_dataset
+    assert clips.epoch == 1
+    second = clips[0]["pixel_values"]
+    clips.set_epoch(0)
+    assert not torch.equal(clips[0]["pixel_values"], second)
+
+
+def test_a_run_that_is_resumed_half_way_ends_as_one_that_was_not(yard_dataset, tmp_path):
+    flags = ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "steps"]
+    flags += ["--save_steps", "5", "--save_total_limit", "9", "--per_device_train_batch_size", "4", "--max_steps", "8"]
+    _train(yard_dataset, tmp_path / "whole", *flags)
+    checkpoint = tmp_path / "resumed" / "checkpoint-5"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-5", checkpoint)
+    _train(yard_dataset, tmp_path / "resumed", *flags, "--resume_from_checkpoint", str(checkpoint))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_that_diverges_is_stopped(yard_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is .* at step \d+: training diverged; lower learning_rate 1e\+30"):
+        _train(yard_dataset, tmp_path / "run", *ONCE, "--max_steps", "9", "--learning_rate", "1e30")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def vit(tmp_path):
+    """A tiny image transformer on disk, with a processor of its own."""
+    model = ViTModel(
+        ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=48)
+    )
+    model.save_pretrained(tmp_path / "vit")
+    config = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(config))
+    return tmp_path / "vit", model
+
+
+def test_training_only_time_from_an_image_model(vit, yard_dataset, tmp_path):
+    folder, image_model = vit
+    flags = ["--image_model", str(folder), "--image_size", "48", "--num_frames", "4", "--frame_interval", "15"]
+    flags += ["--dataset", str(yard_dataset), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *ONCE]
+    flags += ["--trainable", "time", "--max_steps", "3", "--learning_rate", "0.01", "--disable_tqdm", "true"]
+    train(parse_settings(flags))
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    layer = "timesformer.encoder.layer.1"
+    expected = image_model.state_dict()["layers.1.mlp.fc1.weight"]
+    assert torch.equal(weights[f"{layer}.intermediate.dense.weight"], expected)
+    assert weights[f"{layer}.temporal_dense.weight"].abs().max() > 0
+    pixels = json.loads((tmp_path / "run" / "preprocessor_config.json").read_text())
+    assert (pixels["image_mean"], pixels["image_std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
 def test_the_seed_fixes_the_run(yard_dataset, tmp_path):
@@ -111,9 +203,11 @@ def _clips(labels):
 
 def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own():
     clips = _clips([0, 0, 1, 1, 1])
-    sampler = EpochSampler(clips, groups=[""] * 5, seed=0, balance=False)
+    sampler = EpochSampler(clips, groups=[""] * 5, seed=0, balance=False, batch_size=4)
     first = list(sampler)
-    assert sorted(first) == [0, 1, 2, 3, 4]
+    assert len(sampler) == len(first) == 8
+    assert sorted(first[:5]) == [0, 1, 2, 3, 4]
+    assert first[5:] == [index + 5 for index in first[:3]]  # the second draw of the first three fills the batch
     assert list(sampler) == first
     clips.epoch = 1
     assert list(sampler) != first
@@ -122,7 +216,8 @@ def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own():
 def test_the_balanced_order_draws_labels_and_groups_evenly():
     labels, groups = [0] * 900 + [1] * 100, ["a"] * 800 + ["b"] * 100 + ["a"] * 100
     drawn = list(EpochSampler(_clips(labels), groups=groups, seed=0, balance=True))
-    counts = Counter((labels[index], groups[index]) for index in drawn)
+    assert len(set(drawn)) == 1000  # a clip that comes up again is another draw of it
+    counts = Counter((labels[index % 1000], groups[index % 1000]) for index in drawn)
     assert len(drawn) == 1000
     assert 430 < counts[1, "a"] < 570
     assert 190 < counts[0, "a"] < 310
@@ -160,7 +255,7 @@ def _losses(dataset, run_dir, *, launch, flags):
         "--logging_steps",
         "1",
     ]
-    command += ["--output_dir", str(run_dir), "--max_steps", "4", "--eval_strategy", "no", "--save_strategy", "no"]
+    command += ["--output_dir", str(run_dir), "--max_steps", "7", "--eval_strategy", "no", "--save_strategy", "no"]
     command += ["--load_best_model_at_end", "false", "--dataloader_num_workers", "0", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -182,6 +277,6 @@ def test_two_processes_and_accumulation_give_the_loss_of_one(yard_dataset, tmp_p
         launch=[sys.executable],
         flags=["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"],
     )
-    assert len(one) == 4
+    assert len(one) == 7  # six steps an epoch: the last one holds what fills it up
     assert two == pytest.approx(one, abs=1e-4)
     assert accumulated == pytest.approx(one, abs=1e-4)

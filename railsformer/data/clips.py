@@ -1,14 +1,13 @@
 """Dataset rows to model inputs."""
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from railsformer.data.dataset_folder import check_dataset_folder, check_seconds, metadata_files, read_dataset_facts
 from railsformer.data.probe import probe_video
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels, training_pixels
@@ -27,6 +27,8 @@ __all__ = ["ClipDataset", "FrameOrder", "VideoDataset", "collate_clips", "load_v
 FrameOrder = Literal["forwards", "middle"]
 
 logger = logging.getLogger(__name__)
+
+_TIME_COLUMNS = ("start_seconds", "end_seconds")
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,42 @@ def load_video_dataset(name: str | Path) -> VideoDataset:
         name: Folder that `railsformer build` wrote, or a Hub id of that layout.
 
     Raises:
-        FileNotFoundError: If the folder is not there.
-        ValueError: If it has no `video` and `label` columns.
+        FileNotFoundError: If the folder, or a part or video of it, is not there.
+        ValueError: If it is damaged, or has no `video` and `label` columns.
     """
     folder = Path(name)
-    looks_local = folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
-    if looks_local and not (folder / "README.md").is_file():
-        raise FileNotFoundError(
-            f"{name}: no dataset here (README.md is missing); `railsformer build SOURCE --output_dir {name}` makes one"
-        )
+    if folder.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        check_dataset_folder(folder)
+    splits = _load_splits(name)
+    facts = _dataset_facts(name)
+    copies = facts.get("copies_on_several_sides")
+    if isinstance(copies, int) and copies > 0:
+        logger.warning("%s: %d video(s) have an exact copy in another split; figures on it are too good", name, copies)
+    return VideoDataset(
+        name=str(name),
+        splits=splits,
+        labels=tuple(next(iter(splits.values())).features["label"].names),
+        fingerprint=str(facts.get("fingerprint", "")),
+        split_kind=str(facts.get("split_kind", "unknown")),
+    )
+
+
+def _load_splits(name: str | Path) -> dict[str, datasets.Dataset]:
+    """The rows of all splits with undecoded videos, labels and times checked."""
     try:
-        loaded = datasets.load_dataset(str(name), cache_dir=_cache_dir(folder))
+        loaded = datasets.load_dataset(str(name), cache_dir=_cache_dir(Path(name)))
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{name}: neither a folder nor a dataset on the Hub ({error})") from error
+        raise FileNotFoundError(
+            f"{name}: neither a folder nor a dataset on the Hub ({' '.join(str(error).split())}); "
+            f"`railsformer build SOURCE --output_dir {name}` makes one"
+        ) from error
+    except (datasets.exceptions.DatasetsError, ValueError, TypeError) as error:
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__ or cause
+        raise ValueError(
+            f"{name}: the dataset is damaged ({' '.join(str(cause).split())}); build it again with `railsformer build`"
+        ) from error
     for split, rows in loaded.items():
         missing = {"video", "label"} - set(rows.column_names)
         if missing or not isinstance(rows.features["label"], datasets.ClassLabel):
@@ -87,48 +112,44 @@ def load_video_dataset(name: str | Path) -> VideoDataset:
                 f"{name}: split {split!r} must have a video column and a label column with names, got "
                 f"{rows.features}; `railsformer build` writes such a dataset"
             )
-    splits = {split: rows.cast_column("video", datasets.Video(decode=False)) for split, rows in loaded.items()}
-    labels = tuple(next(iter(splits.values())).features["label"].names)
-    facts = _dataset_facts(name)
-    return VideoDataset(
-        name=str(name),
-        splits=splits,
-        labels=labels,
-        fingerprint=str(facts.get("fingerprint", "")),
-        split_kind=str(facts.get("split_kind", "unknown")),
-    )
+        times = rows.select_columns([column for column in _TIME_COLUMNS if column in rows.column_names])
+        for index, row in enumerate(times):
+            check_seconds(row, f"{name}, row {index} of split {split!r}")
+    return {split: rows.cast_column("video", datasets.Video(decode=False)) for split, rows in loaded.items()}
 
 
 def _cache_dir(folder: Path) -> str | None:
-    """A cache of its own for each local folder; None, the usual one, for the Hub.
+    """A cache of its own for each state of each local folder; None, the usual one, for the Hub.
 
-    `datasets` keys its cache by the folder's last name and the files' modification times alone, so that a dataset
-    which was moved or copied would be read from where it was.
+    `datasets` keys its cache by the card and the folder's last name alone, so that a dataset which was moved, or whose
+    metadata was corrected by hand, would be read as it was before.
     """
     if not folder.is_dir():
         return None
-    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "railsformer" / key)
+    key = hashlib.sha256(str(folder.resolve()).encode())
+    for path in (folder / "README.md", folder / "dataset.json", *metadata_files(folder)):
+        if path.is_file():
+            facts = path.stat()
+            key.update(f"\n{path.relative_to(folder)} {facts.st_mtime_ns} {facts.st_size}".encode())
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "railsformer" / key.hexdigest()[:16])
 
 
 def _dataset_facts(name: str | Path) -> dict[str, Any]:
     """dataset.json of a folder or Hub repository; empty where there is none."""
-    path = Path(name) / "dataset.json"
-    if not path.is_file():
-        if Path(name).is_dir():
-            return {}
-        try:
-            path = Path(hf_hub_download(str(name), "dataset.json", repo_type="dataset"))
-        except (EntryNotFoundError, LocalEntryNotFoundError):
-            return {}
-    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    if Path(name).is_dir():
+        return read_dataset_facts(Path(name) / "dataset.json")
+    try:
+        return read_dataset_facts(Path(hf_hub_download(str(name), "dataset.json", repo_type="dataset")))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return {}
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """Clips of one split, decoded on demand.
 
     In training each clip's randomness is a function of (seed, epoch, index) alone, so that workers, processes and
-    resumed runs agree.
+    resumed runs agree. A training index at or above the length means a further draw of the same video, so that a
+    sampler which draws with replacement gets another clip each time.
 
     Args:
         rows: Rows with an undecoded `video`, `label`, and where known `start_seconds` and `end_seconds`.
@@ -174,15 +195,27 @@ class ClipDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows) * self.num_clips
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each clip once; training indices alone would never end."""
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: `pixel_values` (T, 3, y, x), `labels`, and `video_index`, the row it comes from.
 
         Raises:
+            IndexError: If the index is negative, or there is no such evaluation clip.
             VideoDecodeError: If the video cannot be read; it is never replaced by another one.
         """
-        video_index, clip = divmod(index, self.num_clips)
+        if index < 0 or (index >= len(self) and not self.augmentation):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
+        if self.augmentation:
+            clip = 0
+            draw, video_index = divmod(index, len(self.rows))
+        else:
+            draw = 0
+            video_index, clip = divmod(index, self.num_clips)
         row = self.rows[video_index]
-        rng = np.random.default_rng([self.seed, self.epoch, index])
+        rng = np.random.default_rng([self.seed, self.epoch, video_index, draw])
         with _video_file(row["video"], index=video_index) as path:
             frames = read_frames(path, self._times(row, path, clip, rng))
         if self.augmentation:

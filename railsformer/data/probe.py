@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 from tqdm import tqdm
 
-from railsformer.data.video import VideoDecodeError, find_video_stream
+from railsformer.data.video import VideoDecodeError, find_video_stream, open_video
 
 __all__ = ["VideoFacts", "available_cores", "probe_video", "probe_videos"]
 
@@ -40,7 +39,10 @@ class VideoFacts:
 
 
 def probe_video(path: str | Path) -> VideoFacts:
-    """Open a file, decode its first picture and count the packets of all of them.
+    """Count a file's packets and decode pictures at its start, middle and end.
+
+    The middle costs one key picture and the end those after the last key picture, so that this stays far cheaper than
+    decoding the file, and finds most of what would end a training later.
 
     Args:
         path: Any file.
@@ -49,19 +51,16 @@ def probe_video(path: str | Path) -> VideoFacts:
         Its facts.
 
     Raises:
-        VideoDecodeError: If the file is missing or empty, holds no video, or gives no picture.
+        VideoDecodeError: If the file is missing or empty, holds no video or a list of other files, gives no picture,
+            is cut off or damaged, or changes its picture size.
     """
     path = Path(path)
     if not path.is_file():
         raise VideoDecodeError(path, "there is no such file")
     if path.stat().st_size == 0:
         raise VideoDecodeError(path, "the file is empty (0 bytes)")
-    try:
-        # metadata_errors: a title in Latin-1 must not make the pictures unreadable
-        with av.open(str(path), metadata_errors="replace") as container:
-            return _read_facts(container, path)
-    except av.FFmpegError as error:
-        raise VideoDecodeError(path, f"FFmpeg says '{error.strerror}'") from error
+    with open_video(path) as container:
+        return _read_facts(container, path)
 
 
 def probe_videos(
@@ -97,13 +96,14 @@ def _probe_or_error(path: Path) -> VideoFacts | VideoDecodeError:
         return error
 
 
-def _read_facts(container: Any, path: Path) -> VideoFacts:
+def _read_facts(container: av.container.InputContainer, path: Path) -> VideoFacts:
     stream = find_video_stream(container, path)
     picture = None
-    num_frames, first_pts, end_pts = 0, None, None
+    num_packets, num_frames, first_pts, end_pts = 0, 0, None, None
     for packet in container.demux(stream):
         if picture is None:  # the last packet is empty and flushes the decoder
             picture = next(iter(packet.decode()), None)
+        num_packets += packet.size > 0
         if packet.size == 0 or packet.is_discard:
             continue
         num_frames += 1
@@ -113,9 +113,13 @@ def _read_facts(container: Any, path: Path) -> VideoFacts:
             end_pts = end if end_pts is None else max(end_pts, end)
     if picture is None:
         raise VideoDecodeError(path, "not one picture could be decoded")
+    # Only MP4 and MOV list every picture in their header; elsewhere the number is a claim.
+    if container.format.name.startswith("mov") and num_packets < stream.frames:
+        raise VideoDecodeError(path, f"it is cut off: {num_packets} of {stream.frames} pictures are there")
     rate = stream.average_rate or stream.guessed_rate
     if end_pts is not None and first_pts is not None and end_pts > first_pts:
         duration_seconds = float((end_pts - first_pts) * stream.time_base)
+        _check_later_pictures(container, stream, path, first=picture, middle=(first_pts + end_pts) // 2, end=end_pts)
     else:  # raw streams carry no times, and for them the average rate is only FFmpeg's default
         rate = stream.guessed_rate or stream.average_rate
         duration_seconds = num_frames / float(rate) if rate else 0.0
@@ -128,3 +132,26 @@ def _read_facts(container: Any, path: Path) -> VideoFacts:
         codec=stream.codec_context.name,
         rotation_degrees=picture.rotation,
     )
+
+
+def _check_later_pictures(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    path: Path,
+    *,
+    first: av.VideoFrame,
+    middle: int,
+    end: int,
+) -> None:
+    """Decode the key picture before the middle, and all from the last key picture on; times in the stream's units."""
+    for pts in (middle, end):
+        try:
+            container.seek(pts, stream=stream, backward=True)
+        except av.error.FFmpegError:
+            return  # a container without an index; the reader starts from the first picture there
+        for frame in container.decode(stream):
+            if (frame.width, frame.height) != (first.width, first.height):
+                sizes = f"from {first.width}x{first.height} to {frame.width}x{frame.height}"
+                raise VideoDecodeError(path, f"its picture size changes {sizes} half way")
+            if pts == middle:
+                break

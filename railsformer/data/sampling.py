@@ -4,6 +4,7 @@ Pure arithmetic in seconds; nothing here touches a file.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,20 @@ class ClipSampling:
         for name in ("num_frames", "frame_interval", "nominal_fps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_config(cls, config: Any) -> "ClipSampling":
+        """The sampling that a model's config states: num_frames, frame_interval and nominal_fps."""
+        return cls(config.num_frames, config.frame_interval, float(config.nominal_fps))
+
+    @classmethod
+    def from_config(cls, config: Any) -> "ClipSampling":
+        """The sampling that a model's config says its training clips had.
+
+        Args:
+            config: Anything with num_frames, frame_interval and nominal_fps.
+        """
+        return cls(int(config.num_frames), int(config.frame_interval), float(config.nominal_fps))
 
     @property
     def step_seconds(self) -> float:

@@ -3,13 +3,14 @@
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 
-__all__ = ["VideoDecodeError", "find_video_stream", "read_frames"]
+__all__ = ["VideoDecodeError", "find_video_stream", "open_video", "read_frames"]
 
 # Nearer than this to the start, decoding from the first picture is cheaper than a seek to a key frame.
 SEEK_AFTER_SECONDS = 3.0
@@ -17,6 +18,14 @@ SEEK_AFTER_SECONDS = 3.0
 TOLERANCE_SECONDS = 1e-3
 # AVI stores no presentation times: FFmpeg guesses them in the order of decoding, at most this far out of place.
 AVI_REORDER_FRAMES = 16
+# FFmpeg goes by the content, not the name: a text file 'ffconcat version 1.0' named clip.mp4 would open every file that
+# it lists. So only formats that hold their pictures themselves are opened; the audio ones are there to be named as such.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegvideo", "mpegts", "asf", "flv", "ivf", "ogg", "mxf", "nut", "dv", "gif"),
+    *("h261", "h263", "h264", "hevc", "vvc", "m4v", "av1", "obu", "vc1", "mjpeg", "rm", "wtv", "swf", "yuv4mpegpipe"),
+    *("wav", "w64", "mp3", "aac", "ac3", "flac", "aiff", "amr"),
+)
+_CONTAINER_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 
 
 class VideoDecodeError(ValueError):
@@ -35,6 +44,33 @@ class VideoDecodeError(ValueError):
     def __reduce__(self) -> tuple[type["VideoDecodeError"], tuple[str, str]]:
         """Keep both arguments on the way from a worker process."""
         return type(self), (str(self.path), self.reason)
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[av.container.InputContainer]:
+    """Open a file that holds its pictures itself, whatever it is called.
+
+    Args:
+        path: A local file.
+
+    Raises:
+        VideoDecodeError: If FFmpeg cannot read it, also where that turns out only inside the `with` block, or if it is
+            a list of other files (ffconcat, HLS, DASH), none of which is opened.
+    """
+    try:
+        # file: keeps a name such as `subfile:a.mp4` from being taken for a protocol.
+        # metadata_errors: a title in Latin-1 must not make the pictures unreadable.
+        container = av.open(f"file:{path}", metadata_errors="replace", container_options=_CONTAINER_OPTIONS)
+    except av.error.ArgumentError as error:
+        reason = "it is a list of other files or a kind that is not read, not a video; convert it to MP4"
+        raise VideoDecodeError(path, reason) from error
+    except av.error.FFmpegError as error:
+        raise VideoDecodeError(path, _undecodable(error)) from error
+    with container:
+        try:
+            yield container
+        except av.error.FFmpegError as error:
+            raise VideoDecodeError(path, _undecodable(error)) from error
 
 
 def find_video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
@@ -83,10 +119,7 @@ def read_frames(path: str | Path, times_seconds: Sequence[float] | np.ndarray) -
         raise FileNotFoundError(f"{path}: no such video file")
     order = np.argsort(times, kind="stable")
     ascending = times[order]
-    try:
-        frames = _pictures_at(path, ascending, seek=True) or _pictures_at(path, ascending, seek=False)
-    except av.error.FFmpegError as error:
-        raise VideoDecodeError(path, f"cannot be decoded as video (FFmpeg says '{error.strerror}')") from error
+    frames = _pictures_at(path, ascending, seek=True) or _pictures_at(path, ascending, seek=False)
     if not frames:
         raise VideoDecodeError(path, "not one picture could be decoded")
     pictures = np.empty((len(times), *frames[0].shape), dtype=np.uint8)
@@ -98,13 +131,16 @@ def read_frames(path: str | Path, times_seconds: Sequence[float] | np.ndarray) -
     return pictures
 
 
+def _undecodable(error: av.error.FFmpegError) -> str:
+    return f"cannot be decoded as video (FFmpeg says '{error.strerror}')"
+
+
 def _pictures_at(path: str | Path, times: np.ndarray, *, seek: bool) -> list[np.ndarray]:
     """One RGB picture for each of the ascending `times`; a picture asked for twice is converted once.
 
     Empty if not one picture was found, which after a seek means only that the seek went astray.
     """
-    # metadata_errors: a title in Latin-1 must not make the pictures unreadable
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_video(path) as container:
         stream = find_video_stream(container, path)
         stream.codec_context.thread_count = 1  # loaders run one process a core already
         timed = _timed_frames(container, stream, seek_to=float(times[0]) if seek else 0.0)

@@ -5,6 +5,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
 
 from railsformer.data.clips import ClipDataset, collate_clips
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
@@ -14,7 +15,12 @@ __all__ = ["clip_features", "linear_probe"]
 
 @torch.inference_mode()
 def clip_features(
-    model: RailsformerForVideoClassification, clips: ClipDataset, *, batch_size: int = 16, num_workers: int = 0
+    model: RailsformerForVideoClassification,
+    clips: ClipDataset,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    progress: bool = False,
 ) -> np.ndarray:
     """CLS of the trunk after its last norm for every clip, shape (num_clips, hidden_size)."""
     model.eval()
@@ -23,7 +29,7 @@ def clip_features(
     )
     features = [
         model.timesformer(batch["pixel_values"].to(model.device)).last_hidden_state[:, 0].float().cpu()
-        for batch in loader
+        for batch in tqdm(loader, desc="clip features", unit="batch", disable=not progress, leave=False)
     ]
     return torch.cat(features).numpy()
 
@@ -33,8 +39,8 @@ def linear_probe(
     *,
     training: ClipDataset,
     test: ClipDataset,
-    inverse_regularisation: float = 0.1,
     num_workers: int = 0,
+    progress: bool = False,
 ) -> np.ndarray:
     """Fit balanced logistic regression on the training clips' features and predict the test clips.
 
@@ -42,15 +48,15 @@ def linear_probe(
         model: Its trunk is used as it is.
         training: Clips to fit on, one a video, without augmentation.
         test: Clips to predict.
-        inverse_regularisation: C of scikit-learn.
         num_workers: Processes that decode.
+        progress: Show a bar.
 
     Returns:
         Predicted class indices, shape (num_test_clips,).
     """
     classifier = make_pipeline(
         StandardScaler(),
-        LogisticRegression(C=inverse_regularisation, class_weight="balanced", max_iter=2000, random_state=0),
+        LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000, random_state=0),
     )
-    classifier.fit(clip_features(model, training, num_workers=num_workers), training.labels)
-    return classifier.predict(clip_features(model, test, num_workers=num_workers))
+    features = [clip_features(model, clips, num_workers=num_workers, progress=progress) for clips in (training, test)]
+    return classifier.fit(features[0], training.labels).predict(features[1])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,17 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
 from railsformer.data.clips import ClipDataset, FrameOrder, VideoDataset, load_video_dataset
+from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.metrics import VideoClassificationMetrics
-from railsformer.evaluation.views import VideoScores, score_videos
+from railsformer.evaluation.views import VideoScores, best_device, score_videos
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["EvaluationReport", "check_output_dir", "evaluate_model", "per_class_table"]
+__all__ = ["EvaluationReport", "evaluate_model", "per_class_table"]
 
+MAX_NAMED_GROUPS = 20
 PACKAGES = ("railsformer", "torch", "transformers", "datasets", "evaluate", "scikit-learn", "av")
 _RIGHT, _WRONG = np.array([0.04, 0.33, 0.62]), np.array([0.83, 0.36, 0.05])  # told apart by the colour-blind too
 
@@ -36,18 +38,6 @@ class EvaluationReport:
 
     output_dir: Path
     metrics: dict[str, Any]
-
-
-def check_output_dir(output_dir: str | Path) -> Path:
-    """Return the folder if nothing can be overwritten there.
-
-    Raises:
-        FileExistsError: If it is a file, or a folder that already holds something.
-    """
-    folder = Path(output_dir)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already holds something; give another --output_dir or remove it")
-    return folder
 
 
 def evaluate_model(
@@ -80,15 +70,19 @@ def evaluate_model(
     Raises:
         FileExistsError: If `output_dir` holds something.
         FileNotFoundError: If model or dataset are not there.
-        ValueError: If the split is missing or empty, or has a label that the model does not know.
+        PermissionError: If `output_dir` cannot be written.
+        ValueError: If the split is missing or empty, or has a label that the model does not know, or the model has no
+            head.
         VideoDecodeError: If a video cannot be read.
     """
+    if num_clips < 1:
+        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
     folder = check_output_dir(output_dir)
     loaded = load_video_dataset(dataset)
     rows = loaded.split(split)
-    classifier = RailsformerForVideoClassification.from_pretrained(model)
+    classifier = _load_classifier(model).to(best_device())
     config = classifier.config
-    sampling = ClipSampling(config.num_frames, config.frame_interval, float(config.nominal_fps))
+    sampling = ClipSampling.from_config(config)
     pixels = PixelSettings.from_pretrained(model)
     label_names = [config.id2label[index] for index in range(config.num_labels)]
     order = _label_order(loaded, label_names, model=str(model))
@@ -106,7 +100,9 @@ def evaluate_model(
         "sampling": asdict(sampling),
         "pixels": {**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
         "split_kind": loaded.split_kind,
+        "groups": _groups_of(rows),
         "decoder": f"av {version('av')}",
+        "device": str(classifier.device),
     }
     metrics = {
         **(figures or {}),
@@ -119,6 +115,24 @@ def evaluate_model(
     }
     _write(folder, metrics, clips, scores, label_names)
     return EvaluationReport(folder, metrics)
+
+
+def _groups_of(rows: datasets.Dataset) -> list[str] | None:
+    """Cameras or recordings of the split, where they are few enough to name."""
+    groups = sorted({str(group) for group in rows["group"]}) if "group" in rows.column_names else []
+    return groups if 0 < len(groups) <= MAX_NAMED_GROUPS else None
+
+
+def _load_classifier(name: str | Path) -> RailsformerForVideoClassification:
+    """The model with its own head.
+
+    Raises:
+        ValueError: If it has none; a newly drawn one would score at random.
+    """
+    model, info = RailsformerForVideoClassification.from_pretrained(name, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{name} has no head (classifier.weight is missing); fine-tune it first")
+    return model
 
 
 def _label_order(loaded: VideoDataset, label_names: Sequence[str], *, model: str) -> np.ndarray:
@@ -157,20 +171,13 @@ def per_class_table(metrics: Mapping[str, Any]) -> str:
 def _write(
     folder: Path, metrics: dict[str, Any], clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]
 ) -> None:
-    """Write a folder beside `folder` that takes its name once it is whole."""
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        whole = Path(scratch) / "report"
-        whole.mkdir()
+    """Write the whole report or nothing."""
+    with whole_folder(folder) as whole:
         _write_predictions(whole / "predictions.csv", clips, scores, label_names)
         _draw_confusion_matrix(whole / "confusion_matrix.png", metrics)
         (whole / "report.md").write_text(_markdown(metrics), encoding="utf-8")
         text = json.dumps(metrics, indent=2, ensure_ascii=False)
         (whole / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()  # empty, or this fails
-        whole.rename(folder)
 
 
 def _write_predictions(path: Path, clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]) -> None:

@@ -9,7 +9,12 @@ from tqdm.auto import tqdm
 from railsformer.data.clips import ClipDataset, collate_clips
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["VideoScores", "score_videos"]
+__all__ = ["VideoScores", "best_device", "score_videos"]
+
+
+def best_device() -> torch.device:
+    """The accelerator of this machine, or its CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,14 @@ def score_videos(
         Scores in the order of the rows.
 
     Raises:
+        ValueError: If batch_size or num_workers are out of range, or scores are not numbers.
         VideoDecodeError: If a video cannot be read.
     """
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(
+            f"batch_size must be at least 1 and num_workers at least 0, got batch_size {batch_size} and "
+            f"num_workers {num_workers}"
+        )
     was_training, device = model.training, model.device
     model.eval()
     loader = torch.utils.data.DataLoader(
@@ -69,5 +80,8 @@ def score_videos(
         ]
     finally:
         model.train(was_training)
-    views = torch.cat(batches).double().unflatten(0, (len(clips.rows), clips.num_clips))
+    scores = torch.cat(batches).double()
+    if not torch.isfinite(scores).all():
+        raise ValueError("the model's scores are not numbers (NaN): its weights are damaged or its training diverged")
+    views = scores.unflatten(0, (len(clips.rows), clips.num_clips))
     return VideoScores(probabilities=views.mean(dim=1).numpy(), references=np.asarray(clips.labels))

@@ -1,5 +1,6 @@
 """The model card: what it is, what its licence allows, what it was tested on, and how to load it."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from railsformer.training.licenses import (
     PERMISSIVE_START,
     is_non_commercial,
-    license_of_base,
-    non_commercial_notice,
 )
 
-__all__ = ["license_of_base", "non_commercial_notice", "write_model_card"]
+__all__ = ["write_model_card", "write_run_card"]
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
@@ -28,6 +27,49 @@ _OVERALL: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "f1_macro": ("Macro F1", "f1", {"average": "macro"}),
     "f1_weighted": ("Weighted F1", "f1", {"average": "weighted"}),
 }
+
+
+FACTS_FILE = "run.json"  # what `railsformer.training` leaves about a run
+
+
+def write_run_card(run_dir: str | Path, *, metrics: Mapping[str, Any] | None = None) -> bool:
+    """Write the card of a run from what its training left, with the figures of an evaluation where there are any.
+
+    Figures go to the card only where they are of the dataset that the run was trained for, as the videos are, and not
+    of the training split. A card that somebody edited is left alone.
+
+    Args:
+        run_dir: A run folder.
+        metrics: Content of metrics.json.
+
+    Returns:
+        Whether the card was written.
+    """
+    facts_file, card = Path(run_dir) / FACTS_FILE, Path(run_dir) / "README.md"
+    if not facts_file.is_file():
+        return False
+    facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    if card.is_file() and hashlib.sha256(card.read_bytes()).hexdigest() != facts.get("card_sha256"):
+        return False
+    if metrics is not None and (
+        metrics["dataset_fingerprint"] != facts["dataset_fingerprint"]
+        or metrics["split"] == "train"
+        or metrics["protocol"]["frame_order"] != "forwards"
+    ):
+        return False
+    settings = {"split": facts["split_kind"], "dataset_fingerprint": facts["dataset_fingerprint"]}
+    write_model_card(
+        run_dir,
+        base_model=facts["base"],
+        base_license=facts["base_license"],
+        dataset=facts["dataset"],
+        labels=facts["labels"],
+        metrics=metrics,
+        training={key: value for key, value in facts["given"].items() if key != "output_dir"} | settings,
+    )
+    facts["card_sha256"] = hashlib.sha256(card.read_bytes()).hexdigest()
+    facts_file.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
 
 
 def write_model_card(
@@ -117,12 +159,12 @@ def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     matrix = metrics.get("confusion_matrix")
     per_class = metrics.get("per_class") or {}
     protocol = dict(metrics.get("protocol") or {})
-    groups = protocol.pop("groups", None) or metrics.get("groups")
+    groups = protocol.pop("groups", None)
     if metrics.get("dataset_fingerprint"):
         protocol["dataset_fingerprint"] = metrics["dataset_fingerprint"]
     return {
         "metrics": metrics,
-        "split_kind": metrics.get("split_kind"),
+        "split_kind": protocol.pop("split_kind", None),
         "groups": ", ".join(f"`{_cell(group)}`" for group in groups) if groups else None,
         "overall": [(name, _figure(metrics.get(key))) for key, (name, _, _) in _OVERALL.items()],
         "per_class": [
@@ -142,7 +184,11 @@ def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _eval_results(metrics: Mapping[str, Any], *, dataset: str, split: str) -> list[EvalResult]:
     """Return the model index; figures that are absent (a class with no video) are left out, not made up."""
-    arguments = {key: metrics[key] for key in ("split_kind", "dataset_fingerprint") if metrics.get(key)}
+    arguments = {
+        "split_kind": (metrics.get("protocol") or {}).get("split_kind"),
+        "dataset_fingerprint": metrics.get("dataset_fingerprint"),
+    }
+    arguments = {key: value for key, value in arguments.items() if value}
     shared: dict[str, Any] = {
         "task_type": "video-classification",
         "task_name": "Video classification",

@@ -32,9 +32,11 @@ from .weights import (
     WeightReport,
     adapt_state_dict,
     changed_config,
+    check_image_model_type,
     config_on_disk,
     image_model_config,
     image_model_state_dict,
+    loading_errors,
 )
 
 logger = logging.getLogger(__name__)
@@ -400,7 +402,10 @@ class RailsformerPreTrainedModel(PreTrainedModel):
                     f"{pretrained_model_name_or_path} is a {found.get('model_type')!r} checkpoint, not a TimeSformer; "
                     f"for an image transformer use from_image_model (--image_model)"
                 )
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        with loading_errors(pretrained_model_name_or_path):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         unset = sorted(name for name in info["missing_keys"] if not name.startswith("classifier."))
         if unset:
             raise ValueError(
@@ -538,7 +543,10 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
         Raises:
             ValueError: If the image model is of a family whose layout is not known.
         """
-        image_model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+        image_config = config_on_disk(name_or_path, {})
+        check_image_model_type(image_config.get("model_type"))
+        with loading_errors(name_or_path):
+            image_model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
         target = cls(image_model_config(image_model.config, **config))
         source_config = image_model_config(image_model.config, attention_type="space_only")
         report = adapt_state_dict(image_model_state_dict(image_model), target, source_config, antialias=antialias)

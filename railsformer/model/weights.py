@@ -3,11 +3,15 @@
 Nothing is resized, copied, newly drawn or left out in silence: every such tensor stands in a `WeightReport`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
@@ -179,11 +183,42 @@ def config_on_disk(name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         FileNotFoundError: If there is no model.
     """
     where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir", "token") if key in kwargs}
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file; name the folder that holds config.json and the weights")
+    if Path(name).is_dir() and not (Path(name) / where.get("subfolder", "") / "config.json").is_file():
+        raise FileNotFoundError(f"{name}: no model here, config.json is missing; name a run or checkpoint folder")
     try:
-        return PreTrainedConfig.get_config_dict(name, **where)[0]
+        with loading_errors(name):
+            return PreTrainedConfig.get_config_dict(name, **where)[0]
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"{name}: no model here and none on the Hub under this name ({reason})") from error
+
+
+@contextmanager
+def loading_errors(name: Any) -> Iterator[None]:
+    """Turn what a damaged folder makes the libraries raise into one line that names the folder.
+
+    Raises:
+        ValueError: If weights or config cannot be read or do not fit each other.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError, StrictDataclassError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{name}: config and weights cannot be read or do not fit each other ({reason}); copy the folder again"
+        ) from error
+
+
+def check_image_model_type(model_type: Any) -> None:
+    """Refuse an image model whose layout is not known.
+
+    Raises:
+        ValueError: With the families that are.
+    """
+    if model_type not in IMAGE_MODEL_TYPES:
+        raise ValueError(f"image model type must be one of {', '.join(IMAGE_MODEL_TYPES)}, got {model_type!r}")
 
 
 def changed_config(config: RailsformerConfig, changes: dict[str, Any]) -> RailsformerConfig:
@@ -210,10 +245,7 @@ def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
     Raises:
         ValueError: If the image model is of another family or uses a gated MLP.
     """
-    if image_config.model_type not in IMAGE_MODEL_TYPES:
-        raise ValueError(
-            f"image model type must be one of {', '.join(IMAGE_MODEL_TYPES)}, got {image_config.model_type!r}"
-        )
+    check_image_model_type(image_config.model_type)
     if getattr(image_config, "use_swiglu_ffn", False):
         raise ValueError(
             "image models with a gated MLP (use_swiglu_ffn) have no TimeSformer layout; take a smaller one"

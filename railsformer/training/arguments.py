@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +16,14 @@ from transformers import HfArgumentParser, TrainingArguments
 __all__ = ["DataArguments", "ModelArguments", "RunArguments", "Settings", "parse_settings", "print_help"]
 
 STARTS = ("model", "image_model", "from_scratch")
+SELECTION_FIGURES = ("f1_macro", "accuracy", "balanced_accuracy", "f1_weighted", "loss")
+# Flags of TrainingArguments that would go around something of ours, and what to do instead.
+REFUSED = {
+    "remove_unused_columns": "the video would be dropped before it is read",
+    "dataloader_drop_last": "validation videos would be dropped; our order fills the last batch of training anyway",
+    "push_to_hub": "upload with `railsformer push RUN USER/NAME`, which is private unless you say --public",
+    "hub_token": "it would be written beside the model; set HF_TOKEN or run `hf auth login`",
+}
 
 
 @dataclass
@@ -35,9 +45,13 @@ class ModelArguments:
     frame_interval: int | None = field(
         default=None, metadata={"help": "Steps of the nominal rate between frames; the checkpoint's, or 32"}
     )
-    nominal_fps: float = field(default=30.0, metadata={"help": "Rate in which frame_interval counts, for any video"})
+    nominal_fps: float | None = field(
+        default=None, metadata={"help": "Rate in which frame_interval counts, for any video; the checkpoint's, or 30"}
+    )
     position_embedding: str | None = field(default=None, metadata={"help": "space_time, space or none"})
-    stochastic_depth_rate: float = field(default=0.0, metadata={"help": "Drop path of the last block"})
+    stochastic_depth_rate: float | None = field(
+        default=None, metadata={"help": "Drop path of the last block; the checkpoint's, or 0"}
+    )
     negative_labels: list[str] = field(
         default_factory=list, metadata={"help": "Labels that mean 'nothing dangerous'; Other if there is such a label"}
     )
@@ -48,13 +62,16 @@ class ModelArguments:
     patch_size: int = field(default=16, metadata={"help": "From scratch: side of a patch in pixels"})
 
     def __post_init__(self) -> None:
-        """Exactly one start."""
+        """Exactly one start, and a clip that exists."""
         chosen = [name for name in STARTS if getattr(self, name)]
         if len(chosen) != 1:
             raise ValueError(
                 f"exactly one of --model, --image_model and --from_scratch must be given, got "
                 f"{' and '.join(chosen) or 'none'}"
             )
+        for name in ("num_frames", "image_size", "frame_interval", "nominal_fps"):
+            _check_range(self, name, above=0)
+        _check_range(self, "stochastic_depth_rate", least=0, below=1)
 
 
 @dataclass
@@ -73,7 +90,7 @@ class DataArguments:
     light: float = field(default=0.0, metadata={"help": "Strength of random brightness, contrast and gamma, 0 to 1"})
     grey: float = field(default=0.0, metadata={"help": "Share of training clips shown without colour"})
     class_balance: Literal["none", "sampler"] = field(
-        default="none", metadata={"help": "sampler: draw labels, and cameras within a label, evenly"}
+        default="none", metadata={"help": "sampler: draw labels, and groups within a label, evenly"}
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +127,9 @@ class RunArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint"})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best epoch, not the last"})
-    metric_for_best_model: str | None = field(default="f1_macro", metadata={"help": "Figure that chooses the epoch"})
+    metric_for_best_model: str | None = field(
+        default="f1_macro", metadata={"help": f"Figure that chooses the epoch: {', '.join(SELECTION_FIGURES)}"}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log"})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode, for each training one"})
     dataloader_pin_memory: bool = field(
@@ -120,23 +139,35 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check what transformers does not."""
-        super().__post_init__()
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be false: the video would be dropped before it is read")
+        for name, reason in REFUSED.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} must not be set: {reason}")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            _check_range(self, name, least=1)
+        for name in ("num_train_epochs", "learning_rate", "head_learning_rate_factor", "num_threads"):
+            _check_range(self, name, above=0)
+        for name in ("dataloader_num_workers", "max_grad_norm", "weight_decay"):
+            _check_range(self, name, least=0)
+        if (self.metric_for_best_model or "").removeprefix("eval_") not in SELECTION_FIGURES:
+            raise ValueError(
+                f"metric_for_best_model must be one of {', '.join(SELECTION_FIGURES)}, "
+                f"got {self.metric_for_best_model!r}"
+            )
         if self.trainable_blocks is not None and (self.trainable != "time" or self.trainable_blocks < 1):
             raise ValueError(
                 f"trainable_blocks must be at least 1 and goes with trainable=time, got {self.trainable_blocks} with "
                 f"trainable={self.trainable}"
             )
+        super().__post_init__()
 
 
 class Settings(NamedTuple):
-    """The three dataclasses, and the plain values that made them."""
+    """The three dataclasses, and the values that were given."""
 
     model: ModelArguments
     data: DataArguments
     run: RunArguments
-    resolved: dict[str, Any]
+    given: dict[str, Any]
 
 
 def parse_settings(argv: Sequence[str]) -> Settings:
@@ -149,29 +180,66 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         FileNotFoundError: If the recipe is not there.
         ValueError: If a key or flag is unknown, or a value is of the wrong kind.
     """
-    parser = _parser()
-    flags = _given_flags(argv, parser)
-    recipe = read_recipe(flags["config"]) if "config" in flags else {}
-    known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    for key in recipe:
-        if key not in known:
-            raise ValueError(f"{flags['config']}: unknown key {key!r}{_did_you_mean(key, known)}")
+    flags = _parse(argv)
+    recipe = _parse_recipe(flags.pop("config")) if "config" in flags else {}
     if any(name in flags for name in STARTS):  # a start on the command line replaces the recipe's
         recipe = {key: value for key, value in recipe.items() if key not in STARTS}
-    values = {**recipe, **{key: value for key, value in flags.items() if key != "config"}}
+    values = {**recipe, **flags}
     if not values.get("output_dir"):
         raise ValueError("--output_dir must name the folder for the run, got none")
     return Settings(
         model=_build(ModelArguments, values),
         data=_build(DataArguments, values),
         run=_build(RunArguments, values),
-        resolved=values,
+        given=values,
     )
 
 
 def print_help() -> None:
     """Print every flag of `railsformer train`."""
     _parser().print_help()
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a flat YAML file.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is not a flat mapping with each key once.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe; configs/ holds those that come with railsformer")
+    try:
+        tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a recipe is a flat mapping of keys to values, got {type(content).__name__}")
+    keys = [key.value for key, _ in tree.value] if tree else []
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"{path}: key {twice[0]!r} is given twice; keep one of them")
+    return {str(key): value for key, value in content.items()}
+
+
+def _parse_recipe(path: str) -> dict[str, Any]:
+    """A recipe's values through the same parser as flags, so that types and choices are checked alike."""
+    recipe = read_recipe(path)
+    known = [action.dest for action in _parser()._actions if action.dest not in ("help", "config")]
+    argv: list[str] = []
+    for key, value in recipe.items():
+        if key not in known:
+            raise ValueError(f"{path}: unknown key {key!r}{_did_you_mean(key, known)}")
+        if isinstance(value, list):
+            argv += [f"--{key}", *map(str, value)]
+        elif value is not None:  # an empty value is the default
+            argv.append(f"--{key}={json.dumps(value) if isinstance(value, (dict, bool)) else value}")
+    try:
+        return _parse(argv)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _parser() -> HfArgumentParser:
@@ -185,60 +253,45 @@ def _parser() -> HfArgumentParser:
     return parser
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a flat YAML file.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it is not a flat mapping.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe; configs/ holds those that come with railsformer")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a recipe is a flat mapping of keys to values, got {type(content).__name__}")
-    return {key: float(value) if _is_exponent(value) else value for key, value in content.items()}
+_NOT_GIVEN = object()
 
 
-def _is_exponent(value: Any) -> bool:
-    """YAML 1.1 reads 5e-3 as text; a person means a number."""
-    if not isinstance(value, str) or "e" not in value.lower():
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _given_flags(argv: Sequence[str], parser: HfArgumentParser) -> dict[str, Any]:
+def _parse(argv: Sequence[str]) -> dict[str, Any]:
     """Only the flags that were given, parsed to their types."""
+    parser = _parser()
     for action in parser._actions:
         action.default = _NOT_GIVEN
         action.required = False
-    # parse_known_args would exit on its own for a bad value; we want the error.
     try:
         namespace, unknown = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
-        flag = unknown[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        raise ValueError(f"unknown flag {flag!r}{_did_you_mean(flag, known)}")
+        raise ValueError(f"unknown flag {unknown[0]!r}{_did_you_mean(unknown[0], known)}")
     return {key: value for key, value in vars(namespace).items() if value is not _NOT_GIVEN}
-
-
-_NOT_GIVEN = object()
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:
     """One dataclass from the values that are its own."""
     names = {item.name for item in fields(kind) if item.init}
     return kind(**{key: value for key, value in values.items() if key in names})
+
+
+def _check_range(
+    arguments: Any, name: str, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> None:
+    """Refuse a number that is not finite or out of range; None means 'not given'.
+
+    Raises:
+        ValueError: With name, bound and value.
+    """
+    value = getattr(arguments, name)
+    if value is None or (math.isfinite(value) and value >= least and above < value < below):
+        return
+    bounds = [f"at least {least}"] if least > -math.inf else [f"above {above}"]
+    bounds += [f"below {below}"] if below < math.inf else []
+    raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value}")
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

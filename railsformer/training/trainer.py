@@ -1,9 +1,13 @@
 """A fine-tuning run with the Hugging Face Trainer: from settings to a folder that stock transformers loads."""
 
+import json
 import logging
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -12,26 +16,35 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import EvalPrediction, Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from railsformer.data.clips import ClipDataset, VideoDataset, collate_clips, load_video_dataset
+from railsformer.data.folders import check_output_dir
+from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import IMAGENET_MEAN_STD, PixelSettings, TrainingAugmentation
 from railsformer.evaluation.metrics import VideoClassificationMetrics
-from railsformer.evaluation.report import check_output_dir
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import DataArguments, ModelArguments, RunArguments, Settings
 from railsformer.training.callbacks import EpochCallback, ReadableProgress
-from railsformer.training.licenses import non_commercial_notice
+from railsformer.training.licenses import license_of_base, non_commercial_notice
 
 __all__ = ["RailsformerTrainer", "TrainingSummary", "train"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_FRAME_INTERVAL = 32
 SETTINGS_FILE = "train_config.yaml"
+FACTS_FILE = "run.json"
+RUNNING_FILE = ".running"
+# Settings of the Trainer that a reader looks for, also where they are transformers' defaults.
+ALWAYS_SAVED = (
+    "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "warmup_steps", "num_train_epochs",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "metric_for_best_model",
+)  # fmt: skip
+NAMED = ("model", "image_model", "dataset", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -62,32 +75,49 @@ class TrainingSummary:
 class EpochSampler(torch.utils.data.Sampler[int]):
     """The order of an epoch, a function of (seed, epoch) alone, so that processes and resumed runs agree.
 
+    The order is filled up to whole batches from its own beginning: a last batch that each process or accumulation step
+    filled in its own way would make the loss depend on their number. A clip that comes up again within an epoch has
+    the index `draw * len(clips) + index`, and is another draw of its randomness.
+
     Args:
         clips: Training clips; they know the epoch.
         groups: Group of each clip, for `balance`.
         seed: Seed of the order.
         balance: Draw labels evenly, and groups evenly within a label, with replacement.
+        batch_size: Clips of an optimizer step over all processes and accumulation steps.
     """
 
-    def __init__(self, clips: ClipDataset, *, groups: list[str], seed: int, balance: bool) -> None:
-        self.clips, self.groups, self.seed, self.balance = clips, groups, seed, balance
+    def __init__(
+        self, clips: ClipDataset, *, groups: Sequence[str], seed: int, balance: bool, batch_size: int = 1
+    ) -> None:
+        self.clips, self.seed, self.batch_size = clips, seed, batch_size
+        self.weights = _even_weights(clips.labels, groups) if balance else None
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return math.ceil(len(self.clips) / self.batch_size) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.clips.epoch])
-        if not self.balance:
-            yield from rng.permutation(len(self)).tolist()
-            return
-        cells: dict[int, dict[str, list[int]]] = {}
-        for index, (label, group) in enumerate(zip(self.clips.labels, self.groups, strict=True)):
-            cells.setdefault(label, {}).setdefault(group, []).append(index)
-        weights = np.zeros(len(self))
-        for by_group in cells.values():
-            for members in by_group.values():
-                weights[members] = 1 / (len(cells) * len(by_group) * len(members))
-        yield from rng.choice(len(self), size=len(self), p=weights / weights.sum()).tolist()
+        num_clips = len(self.clips)
+        if self.weights is None:
+            order = np.resize(rng.permutation(num_clips), len(self))
+        else:
+            order = rng.choice(num_clips, size=len(self), p=self.weights)
+        draws: Counter[int] = Counter()
+        for index in order.tolist():
+            yield draws[index] * num_clips + index
+            draws[index] += 1
+
+
+def _even_weights(labels: Sequence[int], groups: Sequence[str]) -> np.ndarray:
+    """Chance of each clip when labels, and groups within a label, are equally likely, shape (num_clips,)."""
+    cells = Counter(zip(labels, groups, strict=True))
+    groups_of_label = Counter(label for label, _ in cells)
+    chances = [
+        1 / (len(groups_of_label) * groups_of_label[label] * cells[label, group])
+        for label, group in zip(labels, groups, strict=True)
+    ]
+    return np.array(chances) / np.sum(chances)
 
 
 class RailsformerTrainer(Trainer):
@@ -98,6 +128,20 @@ class RailsformerTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return self.train_sampler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As stock, but a loss that is not a number stops the run before it is written into the weights for good.
+
+        Raises:
+            ValueError: With the step.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: training diverged; "
+                f"lower learning_rate {self.args.learning_rate:g}"
+            )
+        return cast(torch.Tensor, loss)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As stock, with the head's parameters in groups of their own."""
@@ -136,30 +180,86 @@ def train(settings: Settings) -> TrainingSummary:
         Where the run is and what it reached on validation.
 
     Raises:
-        FileExistsError: If the run folder holds something.
+        FileExistsError: If the run folder holds something and nothing is resumed.
         FileNotFoundError: If dataset or base are not there.
-        ValueError: If a split is missing or empty, or settings do not fit the base.
+        PermissionError: If the run folder cannot be written.
+        ValueError: If a split is missing or empty, settings do not fit the base, or training diverges.
         VideoDecodeError: If a video turns out unreadable.
     """
+    run, run_dir = settings.run, Path(str(settings.run.output_dir))
+    with _claimed(run_dir, resume=bool(run.resume_from_checkpoint)):
+        _set_num_threads(run, local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        dataset = load_video_dataset(str(settings.data.dataset))
+        base = _located(settings.model.model or settings.model.image_model)
+        if base and PartialState().is_main_process and (notice := non_commercial_notice(base)):
+            logger.warning("%s", notice)
+        set_seed(run.seed)
+        model = build_model(settings.model, dataset)
+        _choose_trainable(model, run)
+        pixels = choose_pixels(settings.model, settings.data, model.config)
+        trainer = build_trainer(settings, dataset, model, pixels)
+        trainer.train(resume_from_checkpoint=run.resume_from_checkpoint)
+        trainer.save_model(str(run_dir))
+        summary = TrainingSummary(
+            run_dir=run_dir,
+            base=base,
+            dataset=str(_located(dataset.name)),
+            dataset_fingerprint=dataset.fingerprint,
+            split_kind=dataset.split_kind,
+            labels=dataset.labels,
+            validation=_kept_figures(trainer),
+            is_main_process=trainer.is_world_process_zero(),
+        )
+        if summary.is_main_process:
+            pixels.save_pretrained(run_dir)
+            trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
+            _save_facts(settings, summary)
+        PartialState().wait_for_everyone()
+    return summary
+
+
+@contextmanager
+def _claimed(run_dir: Path, *, resume: bool) -> Iterator[None]:
+    """Hold the run folder for this run alone; every process refuses together, and a failed start leaves nothing.
+
+    Raises:
+        FileExistsError: If it holds something, or another run is writing it.
+        PermissionError: If it cannot be written.
+    """
     state = PartialState()
-    run = settings.run
-    run_dir = Path(str(run.output_dir))
+    refusal: list[OSError | None] = [None]
     if state.is_main_process:
-        check_output_dir(run_dir)
-    state.wait_for_everyone()
-    _set_num_threads(run, local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    dataset = load_video_dataset(str(settings.data.dataset))
-    training_rows, validation_rows = dataset.split("train"), dataset.split("validation")
-    base = settings.model.model or settings.model.image_model
-    if base and state.is_main_process and (notice := non_commercial_notice(base)):
-        logger.warning("%s", notice)
-    set_seed(run.seed)
-    model = build_model(settings.model, dataset)
-    pixels = choose_pixels(settings.model, settings.data, model.config)
-    _choose_trainable(model, run)
-    sampling = ClipSampling(model.config.num_frames, model.config.frame_interval, float(model.config.nominal_fps))
+        try:
+            if not resume:
+                check_output_dir(run_dir)
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / RUNNING_FILE).touch()
+        except OSError as error:
+            refusal = [error]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise refusal[0]
+    try:
+        yield
+    finally:
+        if state.is_main_process:
+            (run_dir / RUNNING_FILE).unlink(missing_ok=True)
+            if not any(run_dir.iterdir()):
+                run_dir.rmdir()
+
+
+def build_trainer(
+    settings: Settings, dataset: VideoDataset, model: RailsformerForVideoClassification, pixels: PixelSettings
+) -> RailsformerTrainer:
+    """The Trainer with its clips, their order, figures and progress.
+
+    Raises:
+        ValueError: If the train or validation split is missing or empty.
+    """
+    run, sampling = settings.run, ClipSampling.from_config(model.config)
+    rows, validation_rows = dataset.split("train"), dataset.split("validation")
     clips = ClipDataset(
-        training_rows,
+        rows,
         sampling=sampling,
         pixels=pixels,
         augmentation=choose_augmentation(settings.data, pixels),
@@ -176,33 +276,14 @@ def train(settings: Settings) -> TrainingSummary:
     )
     trainer.train_sampler = EpochSampler(
         clips,
-        groups=[str(group) for group in training_rows["group"]]
-        if "group" in training_rows.column_names
-        else [""] * len(clips),
+        groups=[str(group) for group in rows["group"]] if "group" in rows.column_names else [""] * len(rows),
         seed=run.seed,
         balance=settings.data.class_balance == "sampler",
+        batch_size=run.train_batch_size * run.world_size * run.gradient_accumulation_steps,
     )
-    if any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks):
-        trainer.remove_callback(ProgressCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ReadableProgress)
-    trainer.train()
-    validation = _best_figures(trainer)
-    trainer.save_model(str(run_dir))
-    if trainer.is_world_process_zero():
-        pixels.save_pretrained(run_dir)
-        _save_settings(run_dir, settings, dataset)
-        trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
-    state.wait_for_everyone()
-    return TrainingSummary(
-        run_dir=run_dir,
-        base=base,
-        dataset=dataset.name,
-        dataset_fingerprint=dataset.fingerprint,
-        split_kind=dataset.split_kind,
-        labels=dataset.labels,
-        validation=validation,
-        is_main_process=trainer.is_world_process_zero(),
-    )
+    return trainer
 
 
 def build_model(arguments: ModelArguments, dataset: VideoDataset) -> RailsformerForVideoClassification:
@@ -237,11 +318,10 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
         )
     config = model.config
     config.negative_labels = negatives
-    config.nominal_fps = arguments.nominal_fps
-    if arguments.frame_interval is not None:
-        config.frame_interval = arguments.frame_interval
-    if arguments.stochastic_depth_rate:
-        config.stochastic_depth_rate = arguments.stochastic_depth_rate
+    for name in ("nominal_fps", "frame_interval", "stochastic_depth_rate"):
+        if getattr(arguments, name) is not None:
+            setattr(config, name, getattr(arguments, name))
+    if arguments.stochastic_depth_rate is not None:
         for layer in model.timesformer.encoder.layer:
             layer.set_drop_path(config)
     return model
@@ -263,7 +343,15 @@ def choose_pixels(arguments: ModelArguments, data: DataArguments, config: Railsf
 
 
 def choose_augmentation(data: DataArguments, pixels: PixelSettings) -> TrainingAugmentation:
-    """The recipe's augmentation; the paper's jitter (256 to 320 px for a crop of 224) where it gives none."""
+    """The recipe's augmentation; the paper's jitter (256 to 320 px for a crop of 224) where it gives none.
+
+    Raises:
+        ValueError: If the jitter's range is empty or reaches below the crop.
+    """
+    if data.min_short_side_px is not None and data.min_short_side_px < pixels.crop_px:
+        raise ValueError(
+            f"min_short_side_px must be at least the crop of {pixels.crop_px} px, got {data.min_short_side_px}"
+        )
     return TrainingAugmentation(
         min_short_side_px=data.min_short_side_px or round(pixels.crop_px * 256 / 224),
         max_short_side_px=data.max_short_side_px or round(pixels.crop_px * 320 / 224),
@@ -274,10 +362,17 @@ def choose_augmentation(data: DataArguments, pixels: PixelSettings) -> TrainingA
 
 
 def _choose_trainable(model: RailsformerForVideoClassification, run: RunArguments) -> None:
-    """Freeze what `trainable` leaves out."""
+    """Freeze what `trainable` leaves out.
+
+    Raises:
+        ValueError: If there are fewer blocks than `trainable_blocks`.
+    """
     if run.trainable == "all":
         return
-    first_block = model.config.num_hidden_layers - (run.trainable_blocks or model.config.num_hidden_layers)
+    blocks = model.config.num_hidden_layers
+    if (run.trainable_blocks or 0) > blocks:
+        raise ValueError(f"trainable_blocks must be at most {blocks}, the model's blocks, got {run.trainable_blocks}")
+    first_block = blocks - (run.trainable_blocks or blocks)
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         in_time = "time_embeddings" in name or (
@@ -300,26 +395,45 @@ def _figures_of(labels: tuple[str, ...]) -> Any:
     return figures
 
 
-def _best_figures(trainer: Trainer) -> dict[str, float]:
-    """The validation figures of the epoch that was kept."""
-    best_step = trainer.state.best_global_step or trainer.state.global_step
+def _kept_figures(trainer: Trainer) -> dict[str, float]:
+    """The validation figures of the weights that were kept: the best epoch's, or the last one's."""
     entries = [log for log in trainer.state.log_history if "eval_f1_macro" in log]
+    best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     chosen = [log for log in entries if log["step"] == best_step] or entries[-1:]
     return {key.removeprefix("eval_"): value for key, value in chosen[0].items()} if chosen else {}
 
 
-def _save_settings(run_dir: Path, settings: Settings, dataset: VideoDataset) -> None:
-    """What was asked for, and what it met, beside the model."""
-    content = {
-        **settings.resolved,
-        "dataset_fingerprint": dataset.fingerprint,
-        "railsformer_version": version("railsformer"),
+def _save_facts(settings: Settings, summary: TrainingSummary) -> None:
+    """The recipe as it was resolved, for the next run and the Hub; and what the run met, for the card."""
+    recipe = {**vars(settings.model), **vars(settings.data)}
+    stock = {item.name: item.default for item in fields(RunArguments)}
+    run = json.loads(settings.run.to_json_string())
+    recipe |= {name: run[name] for name in stock if name in settings.given or name in ALWAYS_SAVED}
+    # Paths of this machine help nobody on another; what they were is in run.json, which stays here.
+    kept = {name: _without_path(value) for name, value in recipe.items() if value not in (None, []) and name in NAMED}
+    plain = {name: value for name, value in recipe.items() if value not in (None, []) and name not in NAMED}
+    text = yaml.safe_dump({**plain, **kept}, sort_keys=True, allow_unicode=True)
+    (summary.run_dir / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    facts = {
+        **{key: value for key, value in asdict(summary).items() if key not in ("run_dir", "is_main_process")},
+        "base_license": license_of_base(summary.base) if summary.base else None,
+        "given": settings.given,
+        "versions": {name: version(name) for name in ("railsformer", "torch", "transformers", "accelerate", "av")},
     }
-    (run_dir / SETTINGS_FILE).write_text(yaml.safe_dump(content, sort_keys=True, allow_unicode=True), encoding="utf-8")
+    text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
+    (summary.run_dir / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _located(name: str | None) -> str | None:
+    """A local folder by its whole path, so that from another folder it is not taken for a Hub repository."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def _without_path(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _set_num_threads(run: RunArguments, *, local_processes: int) -> None:
     """On CPU, all cores: `accelerate launch` sets OMP_NUM_THREADS to 1, which halves the speed without a word."""
     if run.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(run.num_threads or max(1, cores // local_processes))
+        torch.set_num_threads(run.num_threads or max(1, available_cores() // local_processes))

@@ -1,0 +1,107 @@
+"""Output folders: nothing is overwritten, and a folder appears whole or not at all."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["check_output_dir", "whole_folder"]
+
+_PREFIX = ".railsformer-"
+
+
+def check_output_dir(output_dir: str | Path) -> Path:
+    """Return the folder if it can be written and nothing would be overwritten; tell it before the work, not after.
+
+    Raises:
+        FileExistsError: If it is a file, or a folder that holds something.
+        PermissionError: If it cannot be written.
+    """
+    folder = Path(output_dir)
+    try:
+        with suppress(FileNotFoundError):
+            folder.lstat()  # a name that is too long, say
+        holds_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if not holds_something:
+            nearest = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+            with tempfile.TemporaryDirectory(dir=nearest, prefix=_PREFIX):
+                pass
+    except OSError as error:
+        raise PermissionError(
+            f"output_dir {folder} cannot be written ({error.strerror}); name a folder that you may write to"
+        ) from error
+    if holds_something:
+        raise FileExistsError(f"output_dir {folder} already holds something; remove it or name another folder")
+    return folder
+
+
+@contextmanager
+def whole_folder(output_dir: str | Path) -> Iterator[Path]:
+    """Yield a scratch folder that becomes `output_dir` at the end, or vanishes on an error or Ctrl-C.
+
+    The scratch folder lies beside `output_dir`, or in it where it is there already: an empty mount point can be
+    filled but not replaced. What a killed process left in that place is cleared, what a running one writes is not.
+
+    Raises:
+        FileExistsError: If somebody else wrote `output_dir` meanwhile.
+    """
+    final = Path(output_dir).resolve()
+    inside = final.is_dir()
+    home = final if inside else final.parent
+    home.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(home)
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home))
+    try:
+        with (scratch / "lock.new").open("w") as lock:
+            _try_lock(lock)
+            (scratch / "lock.new").rename(scratch / "lock")
+            whole = scratch / "whole"
+            whole.mkdir()
+            yield whole
+            _put_in_place(whole, final, ours=scratch if inside else None)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(whole: Path, final: Path, *, ours: Path | None) -> None:
+    """Give `whole` its final name, or move what it holds where the final folder was there before."""
+    message = f"output_dir {final} was written by somebody else meanwhile; name another folder"
+    if ours is None:
+        try:
+            whole.rename(final)
+        except OSError as error:
+            raise FileExistsError(message) from error
+        return
+    if any(entry != ours for entry in final.iterdir()):
+        raise FileExistsError(message)
+    for entry in whole.iterdir():
+        entry.rename(final / entry.name)
+
+
+def _clear_abandoned(home: Path) -> None:
+    """Remove scratch folders whose process is gone: the lock they hold is free."""
+    for lock in home.glob(f"{_PREFIX}*/lock"):
+        try:
+            with lock.open("r+") as file:
+                abandoned = _try_lock(file)
+        except OSError:  # somebody else's, or gone this moment
+            continue
+        if abandoned:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed or the process ends; False where it is locked, or cannot be."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
