@@ -179,7 +179,7 @@ def _add_demo(verbs: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _quiet_libraries() -> None:

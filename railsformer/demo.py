@@ -28,9 +28,9 @@ __all__ = ["run_demo"]
 PACKAGE = Path(__file__).parent
 TRUNK = PACKAGE / "model" / "demo_trunk"
 MARKER = ".railsformer_demo"
-NUM_RECORDINGS = 112
-SPLITS = (0.62, 0.08, 0.30)
-SEED = 0
+NUM_RECORDINGS = 128
+SPLITS = (0.64, 0.08, 0.28)
+SEED = 1
 
 WELCOME = """
 Welcome to railsformer.

@@ -2,7 +2,7 @@
 
 The shapes have colours that no yard has, there are no tracks, machines or people, and no yard classes: the trunk
 learns where something moves, which way, and whether it nears or leaves another shape. Half of the clips are the other
-half shown backwards. An interrupted run goes on where it was.
+half shown backwards. An interrupted run goes on where it was. Needs torch 2.9 or later, for its Muon.
 
     python scripts/train_demo_trunk.py --output_dir first_round
     python scripts/train_demo_trunk.py --start_from first_round --output_dir railsformer/model/demo_trunk \
@@ -419,6 +419,7 @@ def save_trunk(model: TrunkWithQuestions, folder: Path) -> None:
     state = {f"timesformer.{name}": value.half().cpu() for name, value in model.timesformer.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.timesformer.config.to_dict()
+    config.pop("_name_or_path", None)  # a folder of this machine
     # `dtype` makes every loader widen the weights again: halves are for the disk only.
     config.update(architectures=["TimesformerModel"], dtype="float32")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

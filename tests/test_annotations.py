@@ -1,4 +1,5 @@
 import codecs
+import os
 
 import pytest
 
@@ -130,12 +131,18 @@ def test_linked_folders_are_read_once(tmp_path):
         ("file_name,label,start_seconds\ncam_1/a.mp4,x,1\n", None, "'start_seconds': segments of long videos come wi"),
         ("file_name,label,video\ncam_1/a.mp4,x,1\n", None, "the name 'video' is taken"),
         ("file_name,label,group\ncam_1/a.mp4,x,1\n", None, "column 'group' is there but --group_by is not given"),
-        ("file_name,label,camera\ncam_1/a.mp4,x,\n", "camera", "row 2: group is empty for cam_1/a.mp4"),
+        ("file_name,label,camera\ncam_1/a.mp4,x,\n", "camera", "row 2: column 'camera' is empty for cam_1/a.mp4"),
         ("file_name,label,camera\ncam_1/a.mp4,x,1\n", "camrea", "no column of clips.csv, did you mean 'camera'"),
         ("file_name,label\ncam_1/a.mp4,x\n", "(a)(b)", r"exactly one capture group.* \(it has 2\)"),
         ("file_name,label\ncam_1/a.mp4,x\n", "(a", "no regular expression .*unterminated"),
         ("file_name,label\ncam_1/a.mp4,x\n", "(zzz)", r"row 2: --group_by \(zzz\) finds nothing in cam_1/a.mp4"),
         ("file_name,label\ncam_1/a.mp4,x\n", "label", "--group_by label: name a recording or camera column"),
+        ("file_name,label\ncam_1/a.mp4,x\x1b[2J\n", None, r"row 2: label 'x\\x1b\[2J' holds a control character"),
+        ('file_name,label\ncam_1/a.mp4,"x\ny"\n', None, r"row 2: label 'x\\ny' holds a control character"),
+        ("file_name,label\ncam_1/a.mp4,x\u2028y\n", None, r"row 2: label 'x\\u2028y' holds .* a line break"),
+        (f"file_name,label\ncam_1/a.mp4,{'x' * 101}\n", None, "row 2: label of cam_1/a.mp4 has 101 characters"),
+        ("file_name,label,c\ncam_1/a.mp4,x,a\u2029b\n", "c", r"row 2: group 'a\\u2029b' holds a control character"),
+        (f"file_name,label,c\ncam_1/a.mp4,x,{'é' * 101}\n", "c", "row 2: group of .* expected at most 100"),
         ("file_name,label\ncam_1/a.mp4,x\ncam_2/a.mp4,x\n", None, "only one label, 'x', on all 2 videos"),
     ],
 )
@@ -150,6 +157,40 @@ def test_a_table_in_another_encoding(source):
     path.write_bytes(codecs.encode("file_name,label\ncam_1/a.mp4,Bucket-Wörker\n", "latin-1"))
     with pytest.raises(ValueError, match=r"is not UTF-8 .*save it as 'CSV UTF-8'"):
         read_annotations(source, annotations=path)
+
+
+def test_a_table_that_is_none(source):
+    with pytest.raises(ValueError, match=r"annotations .*a\.mp4 is a video by its name; give a CSV table"):
+        read_annotations(source, annotations=source / "cam_1/a.mp4")
+    table = source / "table.csv"
+    table.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"table\.csv is not UTF-8"):
+        read_annotations(source, annotations=table)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_table_that_may_not_be_read(source):
+    table = _table(source, "file_name,label\ncam_1/a.mp4,x\n")
+    table.chmod(0)
+    with pytest.raises(PermissionError, match=r"annotations .*clips\.csv cannot be read \(Permission denied\)"):
+        read_annotations(source, annotations=table)
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    (tmp_path / "x").mkdir()
+    name = os.fsencode(tmp_path / "x") + b"/caf\xe9.mp4"
+    with open(name, "wb"):
+        pass
+    with pytest.raises(ValueError, match=r"file_name 'x/caf\\udce9\.mp4' holds .* bytes that are not UTF-8; rename"):
+        read_annotations(tmp_path)
+
+
+def test_a_long_path_may_be_its_own_group(source):
+    name = f"{'deep/' * 25}a.mp4"
+    (source / name).parent.mkdir(parents=True)
+    (source / name).touch()
+    table = _table(source, f"file_name,label\n{name},x\ncam_1/a.mp4,y\n")
+    assert name in read_annotations(source, annotations=table).groups
 
 
 def test_bad_sources(tmp_path):

@@ -304,7 +304,11 @@ def damaged(yard, tmp_path):
 def test_files_that_are_no_videos_are_refused(damaged, tmp_path):
     with pytest.raises(VideoDecodeError, match=r"2 of 10 files cannot be read as videos") as caught:
         build_dataset(damaged, output_dir=tmp_path / "dataset", progress=False)
-    for part in ("a/broken.mp4: FFmpeg says", "b/empty.mp4: the file is empty", "--on_bad drop"):
+    for part in (
+        "a/broken.mp4: cannot be decoded as video (FFmpeg says",
+        "b/empty.mp4: the file is empty",
+        "--on_bad drop",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -337,13 +341,24 @@ def test_random_split_is_named_and_its_leaks_are_counted(yard, tmp_path):
         build_dataset(yard, output_dir=tmp_path / "other", test_groups=["cam 1"], **options)
 
 
-def test_copies_across_sides_are_counted(tmp_path):
+def test_copies_across_sides_are_counted(tmp_path, caplog):
+    source = tmp_path / "source"
+    for number, label in enumerate(("a", "b")):
+        for index in range(3):
+            write_video(source / label / f"{index}.mp4", num_frames=5, first_number=number)
+    summary = build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
+    assert summary.copies_on_several_sides == 2
+    assert "2 video(s) have an exact copy in another split" in caplog.text
+
+
+def test_copies_with_two_labels_are_refused(tmp_path):
     source = tmp_path / "source"
     for label in ("a", "b"):
         for index in range(3):
-            write_video(source / label / f"{index}.mp4", num_frames=5)
-    summary = build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
-    assert summary.copies_on_several_sides == 1
+            write_video(source / label / f"{index}.mp4", num_frames=5 + index + (label == "b"))
+    with pytest.raises(ValueError, match=r"a/1\.mp4 is labelled 'a' and b/0\.mp4 'b', but they are the same file"):
+        build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize(
@@ -352,6 +367,9 @@ def test_copies_across_sides_are_counted(tmp_path):
         ({"output_dir": "full"}, FileExistsError, "output_dir .*full already holds something"),
         ({"output_dir": "full/file"}, FileExistsError, "output_dir .*file already holds something"),
         ({"output_dir": "a[1]"}, ValueError, r"must not contain \* \? \[ or \]"),
+        ({"output_dir": "full/file/dataset"}, PermissionError, r"dataset cannot be written \(Not a directory\)"),
+        ({"output_dir": "x" * 300}, PermissionError, r"cannot be written \(File name too long\)"),
+        ({"seed": -3}, ValueError, "seed must be 0 or more, got -3"),
         ({"split": "rows"}, ValueError, "split must be one of group, random, got rows"),
         ({"on_bad": "skip"}, ValueError, "on_bad must be one of fail, drop, got skip"),
         ({"splits": (0.5, 0.5)}, ValueError, "splits must be three shares"),
@@ -392,10 +410,20 @@ def test_interruptions_leave_nothing_behind(yard, tmp_path, monkeypatch, interru
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_build_left_is_cleared(yard, tmp_path):
-    (tmp_path / ".dataset.partial/data").mkdir(parents=True)
-    build_dataset(yard, output_dir=tmp_path / "dataset", annotations=yard / "clips.csv", progress=False)
+def test_two_builds_at_once_do_not_destroy_each_other(yard, tmp_path, monkeypatch):
+    options = {"output_dir": tmp_path / "dataset", "annotations": yard / "clips.csv", "progress": False}
+    write_json = builder._write_json
+
+    def be_overtaken(*arguments):
+        monkeypatch.setattr(builder, "_write_json", write_json)
+        build_dataset(yard, **options)
+        write_json(*arguments)
+
+    monkeypatch.setattr(builder, "_write_json", be_overtaken)
+    with pytest.raises(FileExistsError, match=r"output_dir .*dataset was written by somebody else meanwhile"):
+        build_dataset(yard, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+    assert len(list((tmp_path / "dataset/data").rglob("*.mp4"))) == 12
 
 
 def test_one_line_of_progress_a_stage(yard, tmp_path, capfd):

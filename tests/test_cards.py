@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from railsformer.hub.cards import write_model_card
+from railsformer.hub.cards import write_model_card, write_run_card
 from railsformer.training.licenses import is_non_commercial, license_of_base, non_commercial_notice
 
 K400 = "facebook/timesformer-base-finetuned-k400"
@@ -26,9 +26,15 @@ METRICS = {
     },
     "confusion_matrix": {"labels": LABELS, "matrix": [[3, 0, 0], [3, 2, 0], [0, 0, 0]]},
     "num_videos": 8,
-    "protocol": {"num_clips": 1, "num_crops": 3, "decoder": "PyAV"},
+    "protocol": {
+        "num_clips": 1,
+        "num_crops": 3,
+        "decoder": "PyAV",
+        "split_kind": "by group",
+        "groups": None,
+        "frame_order": "forwards",
+    },
     "split": "test",
-    "split_kind": "by group",
     "dataset_fingerprint": "abc123",
 }
 
@@ -228,3 +234,51 @@ def test_notice_names_the_licence_and_a_way_out():
 )
 def test_non_commercial_licences(license_id, expected):
     assert is_non_commercial(license_id) is expected
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as training leaves it."""
+    facts = {
+        "base": None,
+        "base_license": None,
+        "dataset": "user/yard",
+        "dataset_fingerprint": "abc123",
+        "split_kind": "by camera (4 groups)",
+        "labels": LABELS,
+        "given": {"learning_rate": 0.005, "output_dir": "/home/someone/run"},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert write_run_card(tmp_path)
+    return tmp_path
+
+
+def test_the_card_of_a_run_takes_the_figures_of_its_evaluation(run):
+    card = run / "README.md"
+    assert "0.750" not in card.read_text()
+    assert write_run_card(run, metrics=METRICS)
+    assert "0.750" in card.read_text()
+    assert "/home/someone" not in card.read_text()
+    assert write_run_card(run, metrics={**METRICS, "accuracy": 0.5})
+    assert "0.750" not in card.read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset_fingerprint": "another"},
+        {"split": "train"},
+        {"protocol": {**METRICS["protocol"], "frame_order": "middle"}},
+    ],
+)
+def test_figures_of_other_videos_do_not_reach_the_card(run, changes):
+    before = (run / "README.md").read_text()
+    assert not write_run_card(run, metrics={**METRICS, **changes})
+    assert (run / "README.md").read_text() == before
+
+
+def test_a_card_that_somebody_edited_is_left_alone(run):
+    with (run / "README.md").open("a") as file:
+        file.write("Tried on site in March.\n")
+    assert not write_run_card(run, metrics=METRICS)
+    assert "Tried on site in March." in (run / "README.md").read_text()

@@ -33,7 +33,7 @@ def source(tmp_path):
         for index in range(3):
             path = tmp_path / "source" / label / f"{label}{index}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, num_frames=6)
+            write_video(path, num_frames=6, first_number=10 * index + len(label))  # no two files are copies
     return tmp_path / "source"
 
 
@@ -88,7 +88,7 @@ def test_build_refuses_a_file_that_is_no_video(capsys, source, tmp_path):
 
 def test_build_refuses_a_split_without_samples(capsys, source, tmp_path):
     message = _refusal(capsys, "build", source, "--group_by", r"(clip|Other|Track)", "--output_dir", tmp_path / "out")
-    assert "2 groups" in message
+    assert "2 group(s)" in message
 
 
 def test_build_refuses_an_output_folder_that_holds_something(capsys, source, tmp_path):

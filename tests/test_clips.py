@@ -1,6 +1,7 @@
 import csv
 import gc
 import os
+import shutil
 from itertools import pairwise
 
 import datasets
@@ -112,6 +113,23 @@ def test_training_clips_are_a_function_of_seed_epoch_and_index(loaded):
     assert not torch.equal(other[0]["pixel_values"], first[0])
 
 
+def test_an_index_beyond_the_videos_is_a_further_draw(loaded):
+    rows = loaded.split("train")
+    clips = _clips(rows, augmentation=AUGMENTATION, seed=5)
+    assert len(clips) == len(list(clips)) == 3
+    draws = [clips[1 + 3 * draw] for draw in range(3)]
+    assert [draw["video_index"] for draw in draws] == [1, 1, 1]
+    assert [draw["labels"] for draw in draws] == [rows[1]["label"]] * 3
+    for one, two in pairwise([*draws, draws[0]]):
+        assert not torch.equal(one["pixel_values"], two["pixel_values"])
+    again = _clips(rows, augmentation=AUGMENTATION, seed=5)[7]["pixel_values"]
+    assert torch.equal(again, draws[2]["pixel_values"])
+    with pytest.raises(IndexError, match="index must be from 0 to 2, got -1"):
+        clips[-1]
+    with pytest.raises(IndexError, match="index must be from 0 to 5, got 6"):  # evaluation has no further draws
+        _clips(rows, num_clips=2)[6]
+
+
 def test_training_clips_begin_anywhere_that_fits(loaded):
     clips = _clips(loaded.split("train"), augmentation=TrainingAugmentation(48, 48))
     starts = set()
@@ -214,12 +232,17 @@ def test_a_worker_names_the_unreadable_video_too(tmp_path):
 
 
 def test_datasets_that_are_refused(tmp_path, loaded, built):
-    with pytest.raises(FileNotFoundError, match=r"no dataset here .README.md is missing.*railsformer build"):
+    with pytest.raises(FileNotFoundError, match=r"no dataset here .there is no such folder.*railsformer build"):
         load_video_dataset(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="no dataset here"):
+    with pytest.raises(FileNotFoundError, match=r"no dataset here .README.md is missing.*railsformer build"):
         load_video_dataset(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nobody/nothing: neither a folder nor a dataset on the Hub"):
-        load_video_dataset("nobody/nothing")
+    with pytest.raises(FileNotFoundError, match=r"no dataset here .it is a file"):
+        load_video_dataset(built / "README.md")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"out/none: neither a folder nor a dataset on the Hub.*`railsformer build SOURCE --output_dir out/none`",
+    ):
+        load_video_dataset("out/none")
     table = tmp_path / "table"
     table.mkdir()
     (table / "README.md").write_text("# A table\n")
@@ -231,6 +254,115 @@ def test_datasets_that_are_refused(tmp_path, loaded, built):
     empty = type(loaded)("x", {"test": loaded.split("test").select([])}, loaded.labels, "", "")
     with pytest.raises(ValueError, match="split 'test' of x holds no video"):
         empty.split("test")
+
+
+def _edit(*path, old, new):
+    def edit(folder):
+        file = folder.joinpath(*path)
+        text = file.read_text(encoding="utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    return edit
+
+
+def _write(*path, text):
+    return lambda folder: folder.joinpath(*path).write_text(text, encoding="utf-8")
+
+
+def _remove_videos(folder):
+    for path in folder.rglob("*.mp4"):
+        path.unlink()
+
+
+TABLE = ("data", "test", "metadata.csv")
+HEADER = "file_name,label,group,source,start_seconds,end_seconds,camera\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            _remove_videos,
+            r"dataset: 3 of 3 videos of split 'train' are gone .*v0\.mp4.; put them back, or build it again",
+        ),
+        (
+            lambda folder: (folder / "data/test/v2.mp4").unlink(),
+            r"1 of 3 videos of split 'test' are gone .first .*v2\.mp4",
+        ),
+        (
+            _edit(*TABLE, old=",yes,", new=",maybe,"),
+            r"metadata\.csv row 2: label 'maybe' is not one that README\.md names",
+        ),
+        (
+            _edit(*TABLE, old=",yes,", new=",,"),
+            r"metadata\.csv row 2: label '' is not one that README\.md names .no, yes",
+        ),
+        (_edit("README.md", old="configs:", new="configs: ["), r"README\.md: its YAML header cannot be read"),
+        (_write("dataset.json", text="[]"), r"dataset\.json must hold an object, got list; build the dataset again"),
+        (_write("dataset.json", text="{"), r"dataset\.json is damaged .*build the dataset again"),
+        (
+            lambda folder: shutil.rmtree(folder / "data/test"),
+            r"the folder of split 'test' is missing .*build it again",
+        ),
+        (lambda folder: folder.joinpath(*TABLE).unlink(), r"split 'test' has no metadata .*metadata\.csv is missing"),
+        (_write(*TABLE, text=""), r"split 'test' holds no video .*metadata\.csv has no rows.; build it again"),
+        (_write(*TABLE, text=HEADER), r"split 'test' holds no video"),
+        (_edit(*TABLE, old=",1.2,", new=",abc,"), r"metadata\.csv row 2: end_seconds must be a number .* got abc"),
+        (_edit(*TABLE, old=",1.2,", new=",1e308,"), "row 2: end_seconds must be a number from 0 to 1e.07, got 1e308"),
+        (_edit(*TABLE, old=",1.2,", new=",nan,"), "row 2: end_seconds must be a number .* got nan"),
+        (_edit(*TABLE, old=",1.2,", new=",-1,"), "row 2: end_seconds must be a number .* got -1"),
+        (
+            _edit(*TABLE, old=",0.0,1.2,", new=",1.2,1.2,"),
+            "row 2: end_seconds must be after start_seconds, got 1.2 and",
+        ),
+        (lambda folder: folder.joinpath(*TABLE).write_bytes(b"\xff\xfe"), r"metadata\.csv cannot be read .*utf-8"),
+        (_write("config.json", text="{}"), "this is a model, not a dataset .it holds config.json"),
+        (
+            _edit("README.md", old="dtype: float64", new="dtype: number"),
+            r"dataset: the dataset is damaged .Feature type 'Number' not found",
+        ),
+    ],
+)
+def test_damaged_datasets_are_named_in_one_line(built, tmp_path, damage, message):
+    folder = tmp_path / "dataset"
+    shutil.copytree(built, folder)
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load_video_dataset(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_parquet_is_named(built, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(built, folder)
+    for table in folder.rglob("metadata.csv"):
+        rows = datasets.Dataset.from_csv(str(table), cache_dir=str(tmp_path / "cache"))
+        rows.to_parquet(str(table.with_suffix(".parquet")))
+        table.unlink()
+    assert len(load_video_dataset(folder).split("test")) == 3
+    (folder / "data/test/metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"metadata\.parquet cannot be read"):
+        load_video_dataset(folder)
+
+
+def test_corrections_by_hand_are_seen(built, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(built, folder)
+    assert load_video_dataset(folder).split("test")["label"] == [1, 0, 1]
+    _edit(*TABLE, old=",yes,", new=",no,")(folder)
+    assert load_video_dataset(folder).split("test")["label"] == [0, 0, 0]
+
+
+def test_copies_across_splits_are_told(built, tmp_path, caplog):
+    folder = tmp_path / "dataset"
+    shutil.copytree(built, folder)
+    load_video_dataset(folder)
+    assert "exact copy" not in caplog.text
+    _edit("dataset.json", old='"copies_on_several_sides": 0', new='"copies_on_several_sides": 2')(folder)
+    load_video_dataset(folder)
+    assert "dataset: 2 video(s) have an exact copy in another split" in caplog.text
 
 
 def test_real_footage(tankyard):

@@ -2,7 +2,8 @@ import wave
 
 import av
 import pytest
-from videos import frame_number, number_picture, write_video
+from PIL import Image
+from videos import frame_number, number_picture, write_playlists, write_video
 
 from railsformer.data.probe import VideoFacts, probe_video, probe_videos
 from railsformer.data.video import VideoDecodeError
@@ -55,6 +56,35 @@ def test_files_that_are_no_videos(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_lists_of_other_files_are_no_videos(tmp_path):
+    for path in write_playlists(tmp_path):
+        with pytest.raises(VideoDecodeError, match=r"it is a list of other files|Invalid data found"):
+            probe_video(path)
+    with pytest.raises(VideoDecodeError, match=r"concat\.mp4: it is a list of other files or a kind that is not read"):
+        probe_video(tmp_path / "concat.mp4")
+    photo = tmp_path / "photo.mp4"
+    Image.new("RGB", (64, 48)).save(photo, format="JPEG")
+    with pytest.raises(VideoDecodeError, match="a kind that is not read, not a video"):
+        probe_video(photo)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", num_frames=40, gop=10, header_first=True)
+    assert probe_video(whole).num_frames == 40
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[:-500])
+    with pytest.raises(VideoDecodeError, match=r"it is cut off: 26 of 40 pictures are there"):
+        probe_video(cut)
+
+
+def test_a_change_of_size_half_way_is_named(tmp_path):
+    parts = [write_video(tmp_path / f"{width}.ts", num_frames=20, gop=5, width=width) for width in (64, 96)]
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(VideoDecodeError, match="its picture size changes from 64x48 to 96x48 half way"):
+        probe_video(both)
+
+
 def test_many_keep_their_order(tmp_path):
     good = [write_video(tmp_path / f"{index}.mp4", num_frames=index + 2) for index in range(4)]
     bad = tmp_path / "bad.mp4"
@@ -82,6 +112,11 @@ def test_numbers_survive_encoding(tmp_path):
         ("mp4ff__v300_multiple_segments.mp4", 240),  # the header says 0
         ("mmaction2__test.avi", 164),
         ("decord__video_90.mov", 3),
+        ("filetype__fixture.mov", 5),  # 25 pictures, of which an edit list shows 5
+        ("openh264__Error_I_P.264", 6),  # no times, so that nobody can seek in it
+        ("filetype__fixture.asf", 153),
+        ("moviepy__no_duration.webm", 74),
+        ("muxjs__test-segment.ts", 134),
     ],
 )
 def test_odd_files(tankyard, name, num_frames):
@@ -95,6 +130,7 @@ def test_odd_files(tankyard, name, num_frames):
         ("mp4ff__opus.mp4", "audio only"),
         ("mp4ff__init_truncated.mp4", "nothing only"),
         ("filetype__fixture-corrupt.mkv", "FFmpeg says"),
+        ("decord__corrupted.mp4", "FFmpeg says 'Invalid data"),  # its first pictures are fine
     ],
 )
 def test_odd_files_that_are_no_videos(tankyard, name, reason):

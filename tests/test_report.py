@@ -10,9 +10,10 @@ from videos import write_video
 
 import railsformer.evaluation.report as report
 from railsformer.data.builder import build_dataset
+from railsformer.data.folders import check_output_dir
 from railsformer.data.transforms import PixelSettings
 from railsformer.data.video import VideoDecodeError
-from railsformer.evaluation.report import check_output_dir, evaluate_model, per_class_table
+from railsformer.evaluation.report import evaluate_model, per_class_table
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
@@ -212,7 +213,7 @@ def test_the_middle_frame_is_said(model, built, tmp_path):
 def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for folder in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(FileExistsError, match="already holds something; give another --output_dir or remove it"):
+        with pytest.raises(FileExistsError, match="already holds something; remove it or name another folder"):
             evaluate_model(model, dataset=built, output_dir=folder)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert check_output_dir(tmp_path / "new") == tmp_path / "new"

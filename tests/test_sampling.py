@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from videos import frame_number, write_video
@@ -82,3 +84,8 @@ def test_values_must_be_positive(name):
 def test_there_is_at_least_one_clip():
     with pytest.raises(ValueError, match="num_clips must be at least 1, got 0"):
         ClipSampling(8, 4).evaluation_starts(0.0, 1.0, num_clips=0)
+
+
+def test_the_sampling_of_a_model():
+    config = SimpleNamespace(num_frames=8, frame_interval=16, nominal_fps=25)
+    assert ClipSampling.from_config(config) == ClipSampling(8, 16, 25.0)

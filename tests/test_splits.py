@@ -124,12 +124,16 @@ def test_a_side_left_open_gets_its_share_of_the_rest():
         ({"a": {"x": 9}}, {"ratios": (0.8, 0.2)}, "splits must be three shares above 0 with sum 1 .* got 0.8 0.2"),
         ({"a": {"x": 9}}, {"ratios": (0.8, 0.2, 0)}, "splits must be three shares above 0"),
         ({"a": {"x": 9}}, {"ratios": (70, 15, 15)}, "splits must be three shares above 0"),
+        ({"a": {"x": 9}}, {"ratios": (float("nan"), 0.5, 0.5)}, "splits must be three shares .* got nan 0.5 0.5"),
+        ({"a": {"x": 9}}, {"ratios": (float("inf"), 0.5, 0.5)}, "splits must be three shares .* got inf 0.5 0.5"),
+        ({"a": {"x": 9}}, {"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"a": {"x": 9}}, {"test_groups": ["a", ""]}, "--test_groups holds an empty name"),
     ],
 )
 def test_refusals(table, options, message):
     groups, labels = _rows(table)
     with pytest.raises(ValueError, match=message) as caught:
-        assign_groups(groups, labels, seed=0, **options)
+        assign_groups(groups, labels, **{"seed": 0, **options})
     assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import frame_number, number_picture, write_video
+from videos import frame_number, number_picture, write_playlists, write_video
 
 import railsformer.data.video as video
 from railsformer.data.video import VideoDecodeError, read_frames
@@ -194,6 +194,18 @@ def test_files_that_are_no_videos(tmp_path):
         read_frames(tmp_path, [0.0])
     with pytest.raises(ValueError, match="times_seconds must name at least one instant, got none"):
         read_frames(write_video(tmp_path / "a.mp4"), [])
+
+
+def test_lists_of_other_files_are_not_followed(tmp_path):
+    for path in write_playlists(tmp_path):
+        with pytest.raises(VideoDecodeError, match=r"it is a list of other files|Invalid data found"):
+            read_frames(path, [0.0])
+
+
+def test_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", num_frames=3).rename("concat:a.mp4")
+    assert _numbers("concat:a.mp4", [0.0, 0.1]) == [0, 1]
 
 
 def test_a_cut_file_holds_its_last_whole_picture(tmp_path):

@@ -51,6 +51,7 @@ def write_video(
     codec: str = "libx264",
     gop: int = 250,
     crf: int = 18,
+    header_first: bool = False,
 ) -> Path:
     """Encode a video whose picture i shows `first_number + i`.
 
@@ -65,12 +66,13 @@ def write_video(
         codec: Encoder.
         gop: Pictures from key picture to key picture.
         crf: Quality of libx264; lower is better.
+        header_first: Whether an MP4's header stands before its pictures, so that a cut file can still be opened.
 
     Returns:
         The path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options={"movflags": "faststart"} if header_first else {}) as container:
         stream = container.add_stream(codec, rate=fps, options={"crf": str(crf)} if codec == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
@@ -86,3 +88,19 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_playlists(folder: Path) -> list[Path]:
+    """Write text files named as videos that name `folder`/other.mp4, a whole video, for FFmpeg to open."""
+    write_video(folder / "other.mp4")
+    segments = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nother.mp4\n#EXT-X-ENDLIST\n"
+    texts = {
+        "concat.mp4": "ffconcat version 1.0\nfile other.mp4\n",
+        "hls.mp4": segments,
+        "hls.m3u8": segments,
+        "dash.mp4": '<?xml version="1.0"?>\n<MPD profiles="urn:mpeg:dash:profile:isoff-live:2011"></MPD>\n',
+        "session.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]

@@ -29,6 +29,9 @@ STORED_SUFFIXES = MappingProxyType(
 _REQUIRED_COLUMNS = ("file_name", "label")
 _TIME_COLUMNS = ("start_seconds", "end_seconds")
 _RESERVED_COLUMNS = ("source", "video")
+_LONGEST_NAME = 100
+# Control characters, line and paragraph separators, and the stand-ins for bytes that are not UTF-8.
+_UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,16 @@ class Segment:
         for name, value in (("label", self.label), ("group", self.group)):
             if not value.strip():
                 raise ValueError(f"{name} is empty for {self.file_name}; give every file a {name}")
+        for name, value in (("file_name", self.file_name), ("label", self.label), ("group", self.group)):
+            if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
+                raise ValueError(
+                    f"{name} {value!a} holds a control character, a line break or bytes that are not UTF-8; rename it"
+                )
+            if len(value) > _LONGEST_NAME and value != self.file_name:
+                raise ValueError(
+                    f"{name} of {self.file_name} has {len(value)} characters, expected at most {_LONGEST_NAME} "
+                    f"({value[:30]}…); shorten it"
+                )
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,8 @@ def _read_table(source: Path, found: list[str], table: Path, group_by: str | Non
         name = _check_file_name(cells["file_name"], source, where)
         if name in segments:
             raise ValueError(f"{where}: file_name {name} is already in row {segments[name].row}; keep one of them")
+        if by_path is None and not cells[group_by or ""].strip():
+            raise ValueError(f"{where}: column '{group_by}' is empty for {name}; --group_by needs it filled in")
         try:
             segments[name] = Segment(
                 path=source / name,
@@ -217,8 +232,12 @@ def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     """Return the header and the numbered rows; blank rows count and are skipped."""
     if not table.is_file():
         raise FileNotFoundError(f"annotations {table} does not exist or is no file; give a CSV table")
+    if table.suffix.lower() in STORED_SUFFIXES:
+        raise ValueError(f"annotations {table} is a video by its name; give a CSV table")
     try:
         text = table.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PermissionError(f"annotations {table} cannot be read ({error.strerror}); check its rights") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{table} is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from error
     first_line = text.partition("\n")[0]

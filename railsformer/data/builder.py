@@ -15,11 +15,9 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +25,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from tqdm import tqdm
 
 from railsformer.data.annotations import Annotations, Segment, read_annotations, stored_name
+from railsformer.data.dataset_card import dataset_card
+from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.probe import available_cores, probe_videos
 from railsformer.data.splits import SPLITS, SplitBy, assign_sides, count_labels, describe_split, leaks
 from railsformer.data.video import VideoDecodeError
@@ -147,16 +146,15 @@ def build_dataset(
         What was built.
 
     Raises:
-        FileExistsError: If `output_dir` holds something.
+        FileExistsError: If `output_dir` holds something, or another build was faster.
+        PermissionError: If `output_dir` cannot be written.
         FileNotFoundError: If the source, the table or a file named in it is missing.
         VideoDecodeError: If files are no videos and `on_bad` is `fail`.
-        ValueError: If labels, groups or splits cannot be as asked for.
+        ValueError: If labels, groups or splits cannot be as asked for, or one video has two labels.
     """
     source, output_dir = Path(source), Path(output_dir)
-    for name, value, expected in (("split", split, ("group", "random")), ("on_bad", on_bad, ("fail", "drop"))):
-        if value not in expected:
-            raise ValueError(f"{name} must be one of {', '.join(expected)}, got {value}")
-    _check_output_dir(output_dir, source)
+    _check_choices(split=(split, ("group", "random")), on_bad=(on_bad, ("fail", "drop")))
+    _check_place(output_dir, source)
     found = read_annotations(source, annotations=annotations, group_by=group_by)
     assign = partial(
         assign_sides,
@@ -181,20 +179,26 @@ def build_dataset(
         "command": command,
         "versions": _versions(),
     }
-    with _whole_folder(output_dir) as folder:
+    with whole_folder(output_dir) as folder:
         rows = _copy_files(rows, folder, num_workers=num_workers, progress=progress)
+        _check_copies(rows)
         summary = _summarize(rows, found, output_dir, split=split, seed=seed, num_dropped=len(quarantine))
         dtypes = _column_dtypes(found)
         _write_metadata(folder / "data", rows, dtypes)
         _write_quarantine(folder, quarantine)
         _write_json(folder / "dataset.json", summary, settings)
-        (folder / "README.md").write_text(_card(summary, settings, dtypes, found), encoding="utf-8")
+        (folder / "README.md").write_text(dataset_card(summary, settings, dtypes), encoding="utf-8")
     return summary
 
 
-def _check_output_dir(output_dir: Path, source: Path) -> None:
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"output_dir {output_dir} already holds something; empty it or name another folder")
+def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, expected) in choices.items():
+        if value not in expected:
+            raise ValueError(f"{name} must be one of {', '.join(expected)}, got {value}")
+
+
+def _check_place(output_dir: Path, source: Path) -> None:
+    check_output_dir(output_dir)
     if output_dir.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"output_dir {output_dir} lies inside the source {source}; name a folder outside it")
     if re.search(r"[*?\[\]]", str(output_dir.resolve())):
@@ -242,23 +246,6 @@ def _name_files(segments: Sequence[Segment], sides: Sequence[str]) -> list[_Row]
     return rows
 
 
-@contextmanager
-def _whole_folder(output_dir: Path) -> Iterator[Path]:
-    """Yield a folder beside `output_dir` that takes its name at the end, or vanishes on an error or Ctrl-C."""
-    output_dir = output_dir.resolve()
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial_dir = output_dir.parent / f".{output_dir.name}.partial"
-    shutil.rmtree(partial_dir, ignore_errors=True)  # what a killed build left
-    partial_dir.mkdir()
-    try:
-        yield partial_dir
-        if output_dir.exists():
-            output_dir.rmdir()  # empty, or this fails
-        partial_dir.rename(output_dir)
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
-
-
 def _copy_files(rows: Sequence[_Row], folder: Path, *, num_workers: int | None, progress: bool) -> list[_Row]:
     """Copy every file to its place and return the rows with their hashes."""
     for side in SPLITS:
@@ -276,6 +263,25 @@ def _copy_file(row: _Row, *, folder: Path) -> _Row:
     shutil.copyfile(row.segment.path, target)
     with target.open("rb") as file:
         return replace(row, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _check_copies(rows: Sequence[_Row]) -> None:
+    """Refuse one video under two labels, and warn of one on two sides."""
+    first: dict[str, Segment] = {}
+    for row in rows:
+        other = first.setdefault(row.sha256, row.segment)
+        if other.label != row.segment.label:
+            raise ValueError(
+                f"{other.file_name} is labelled '{other.label}' and {row.segment.file_name} '{row.segment.label}', "
+                "but they are the same file byte for byte; correct a label or remove one of them"
+            )
+    copies = leaks([row.sha256 for row in rows], [row.split for row in rows])
+    if copies:
+        logger.warning(
+            "%d video(s) have an exact copy in another split, so figures will be too good; remove the copies or give "
+            "them one group",
+            len(copies),
+        )
 
 
 def _summarize(
@@ -404,90 +410,3 @@ def _write_json(path: Path, summary: BuildSummary, settings: dict[str, Any]) -> 
 def _versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("railsformer", "datasets", "av")}
     return packages | {"python": platform.python_version()}
-
-
-def _card(summary: BuildSummary, settings: dict[str, Any], dtypes: dict[str, str], found: Annotations) -> str:
-    """Return README.md: what load_dataset needs in YAML, then what a reader needs."""
-    header = {
-        "license": "unknown",
-        "task_categories": ["video-classification"],
-        "tags": ["railsformer", "video"],
-        "configs": [
-            {
-                "config_name": "default",
-                # load_dataset keys its cache by this block and the folder's last name, not by the folder's path nor by
-                # its files: without words that are new at every build it would read another dataset of that name.
-                "description": f"{summary.fingerprint[:16]} built {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC",
-                "data_files": [{"split": side, "path": f"data/{side}/**"} for side in SPLITS],
-                # Here and not under dataset_info, which load_dataset ignores for folders of videos.
-                "features": _features(summary.labels, dtypes),
-            }
-        ],
-    }
-    sides = "\n".join(f"| {side} | {sum(summary.counts[side].values())} | {summary.groups[side]} |" for side in SPLITS)
-    versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
-    notes = _notes(summary)
-    body = f"""# {summary.output_dir.resolve().name}
-
-{sum(sum(row.values()) for row in summary.counts.values())} labelled videos in {len(summary.labels)} classes, built \
-with railsformer. Nobody has stated a licence yet: fill in `license` above before sharing.
-
-## Classes
-
-{summary.balance_table()}
-
-## Split
-
-{summary.split_kind[0].upper() + summary.split_kind[1:]}. Groups on more than one side: \
-{summary.groups_on_several_sides}. Files whose exact copy is on another side: {summary.copies_on_several_sides}.
-
-| split | videos | groups |
-|---|---:|---:|
-{sides}
-
-## Columns
-
-`file_name`, label, group (what the split keeps together), source (the file's path where it came from), start_seconds,
-end_seconds{"".join(f", {name}" for name in found.column_names)}.
-
-## Reading it
-
-```python
-from datasets import Video, load_dataset
-
-dataset = load_dataset("{summary.output_dir.resolve().name}")  # this folder, or the repository's name on the Hub
-dataset = dataset.cast_column("video", Video(decode=False))  # paths; decoding in datasets needs torchcodec
-```
-
-## How it was built
-
-- Command: `{settings["command"] or "railsformer.data.builder.build_dataset"}`
-- Seed {summary.seed}, shares {" ".join(f"{share:g}" for share in settings["splits"])}
-- Versions: {versions}
-- Fingerprint: `{summary.fingerprint}`
-{notes}"""
-    return "---\n" + yaml.safe_dump(header, allow_unicode=True, sort_keys=False) + "---\n\n" + body
-
-
-def _notes(summary: BuildSummary) -> str:
-    notes = []
-    if summary.num_dropped:
-        notes.append(f"- {summary.num_dropped} file(s) could not be read as videos and were left out: quarantine.csv")
-    if summary.num_left_out:
-        notes.append(f"- {summary.num_left_out} video(s) of the source had no label and were left out")
-    for side in SPLITS:
-        absent = [label for label in summary.labels if not summary.counts[side][label]]
-        if absent:
-            notes.append(f"- No video in {side} of: {', '.join(absent)}")
-    return "".join(note + "\n" for note in notes)
-
-
-def _features(labels: Sequence[str], dtypes: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the YAML form of the features; file_name becomes video."""
-    names = {str(index): label for index, label in enumerate(labels)}
-    typed = [{"name": name, "dtype": dtype} for name, dtype in dtypes.items() if name != "label"]
-    return [
-        {"name": "video", "dtype": "video"},
-        {"name": "label", "dtype": {"class_label": {"names": names}}},
-        *typed,
-    ]

@@ -112,8 +112,8 @@ def _load_splits(name: str | Path) -> dict[str, datasets.Dataset]:
                 f"{name}: split {split!r} must have a video column and a label column with names, got "
                 f"{rows.features}; `railsformer build` writes such a dataset"
             )
-        times = rows.select_columns([column for column in _TIME_COLUMNS if column in rows.column_names])
-        for index, row in enumerate(times):
+        times = [column for column in _TIME_COLUMNS if column in rows.column_names]
+        for index, row in enumerate(rows.select_columns(times).to_list() if times else ()):
             check_seconds(row, f"{name}, row {index} of split {split!r}")
     return {split: rows.cast_column("video", datasets.Video(decode=False)) for split, rows in loaded.items()}
 

@@ -115,10 +115,12 @@ def _read_facts(container: av.container.InputContainer, path: Path) -> VideoFact
         raise VideoDecodeError(path, "not one picture could be decoded")
     # Only MP4 and MOV list every picture in their header; elsewhere the number is a claim.
     if container.format.name.startswith("mov") and num_packets < stream.frames:
-        raise VideoDecodeError(path, f"it is cut off: {num_packets} of {stream.frames} pictures are there")
+        raise VideoDecodeError(
+            path, f"it is cut off: {num_packets} of {stream.frames} pictures are there; copy it again"
+        )
     rate = stream.average_rate or stream.guessed_rate
     if end_pts is not None and first_pts is not None and end_pts > first_pts:
-        duration_seconds = float((end_pts - first_pts) * stream.time_base)
+        duration_seconds = float((end_pts - first_pts) * (stream.time_base or 1))
         _check_later_pictures(container, stream, path, first=picture, middle=(first_pts + end_pts) // 2, end=end_pts)
     else:  # raw streams carry no times, and for them the average rate is only FFmpeg's default
         rate = stream.guessed_rate or stream.average_rate

@@ -38,15 +38,6 @@ class ClipSampling:
         """The sampling that a model's config states: num_frames, frame_interval and nominal_fps."""
         return cls(config.num_frames, config.frame_interval, float(config.nominal_fps))
 
-    @classmethod
-    def from_config(cls, config: Any) -> "ClipSampling":
-        """The sampling that a model's config says its training clips had.
-
-        Args:
-            config: Anything with num_frames, frame_interval and nominal_fps.
-        """
-        return cls(int(config.num_frames), int(config.frame_interval), float(config.nominal_fps))
-
     @property
     def step_seconds(self) -> float:
         """Seconds between neighbouring frames."""

@@ -4,6 +4,7 @@ Shapes: G groups, S sides, L labels.
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,10 +98,12 @@ def assign_groups(
         Side of each group, by group name.
 
     Raises:
-        ValueError: If a named group is unknown or on two sides, if there are too few groups for every side to have
-            a sample, or if training would miss a label.
+        ValueError: If shares or seed are not as described, if a named group is unknown or on two sides, if there are
+            too few groups for every side to have a sample, or if training would miss a label.
     """
     _check_ratios(ratios)
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}; for example --seed 0")
     fixed = _fixed_sides(groups, test_groups, validation_groups)
     free_sides = [side for side in SPLITS if side not in fixed.values()]
     names = sorted(set(groups) - set(fixed))
@@ -308,7 +311,8 @@ def _count_matrix(groups: Sequence[str], labels: Sequence[str], names: Sequence[
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:
-    if len(ratios) != len(SPLITS) or any(ratio <= 0 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-6:
+    positive = all(math.isfinite(ratio) and ratio > 0 for ratio in ratios)
+    if len(ratios) != len(SPLITS) or not positive or abs(sum(ratios) - 1) > 1e-6:
         given = " ".join(f"{ratio:g}" for ratio in ratios)
         raise ValueError(
             f"splits must be three shares above 0 with sum 1 (train validation test), got {given}; "
@@ -323,6 +327,8 @@ def _fixed_sides(
     fixed: dict[str, str] = {}
     for option, side, names in (("test", "test", test_groups), ("validation", "validation", validation_groups)):
         for name in names:
+            if not name.strip():
+                raise ValueError(f"--{option}_groups holds an empty name; give names with one comma between them")
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 hint = f", did you mean '{close[0]}'?" if close else ""

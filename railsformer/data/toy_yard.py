@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from tqdm.auto import tqdm
 
+from railsformer.data.probe import available_cores
 from railsformer.data.yard_scene import Actor, Camera, Keyframe, Look, Scene, draw_frames, encode_video, project_boxes
 
 __all__ = ["HAZARDS", "LABELS", "Clip", "plan_recording", "render_toy_yard"]
@@ -95,7 +96,7 @@ def render_toy_yard(
         pairs_per_scene=pairs_per_scene,
         idle_per_recording=idle_per_recording,
     )
-    num_workers = min(num_workers or _num_cores(), num_recordings)
+    num_workers = min(num_workers or available_cores(), num_recordings)
     bar = partial(tqdm, total=num_recordings, desc="rendering the toy yard", unit="recording", disable=not progress)
     if num_workers == 1:
         recordings = list(bar(map(render, range(num_recordings))))
@@ -299,7 +300,3 @@ def _replace_text(path: Path, text: str) -> None:
     partial_path = path.with_suffix(path.suffix + ".part")
     partial_path.write_text(text, encoding="utf-8")
     partial_path.replace(path)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,8 +18,8 @@ SEEK_AFTER_SECONDS = 3.0
 TOLERANCE_SECONDS = 1e-3
 # AVI stores no presentation times: FFmpeg guesses them in the order of decoding, at most this far out of place.
 AVI_REORDER_FRAMES = 16
-# FFmpeg goes by the content, not the name: a text file 'ffconcat version 1.0' named clip.mp4 would open every file that
-# it lists. So only formats that hold their pictures themselves are opened; the audio ones are there to be named as such.
+# FFmpeg goes by the content, not the name: a text file 'ffconcat version 1.0' named clip.mp4 would open every file
+# that it lists. So only formats that hold their pictures themselves are opened (the audio ones, to be named as such).
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegvideo", "mpegts", "asf", "flv", "ivf", "ogg", "mxf", "nut", "dv", "gif"),
     *("h261", "h263", "h264", "hevc", "vvc", "m4v", "av1", "obu", "vc1", "mjpeg", "rm", "wtv", "swf", "yuv4mpegpipe"),

@@ -195,8 +195,8 @@ def _paint(scene: Scene, background: Image.Image, times_seconds: np.ndarray) -> 
         for outline in shades:
             brush.polygon(outline, fill=(0, 0, 0, 70))
         brush = ImageDraw.Draw(canvas)
-        for outline, colour in faces:
-            brush.polygon(outline, fill=colour)
+        for face, colour in faces:
+            brush.polygon(face, fill=colour)
         yield np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 

@@ -1,0 +1,118 @@
+"""The card of a dataset: YAML that load_dataset goes by, and text for people."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from railsformer.data.splits import SPLITS
+
+if TYPE_CHECKING:
+    from railsformer.data.builder import BuildSummary
+
+__all__ = ["dataset_card"]
+
+
+def dataset_card(summary: "BuildSummary", settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+    """Return README.md: what load_dataset needs in YAML, then what a reader needs.
+
+    Args:
+        summary: What was built.
+        settings: How: command, splits and versions are told.
+        dtypes: Type of every metadata column but file_name.
+    """
+    header = yaml.safe_dump(_header(summary, dtypes), allow_unicode=True, sort_keys=False)
+    return "---\n" + header + "---\n\n" + _body(summary, settings, dtypes)
+
+
+def _header(summary: "BuildSummary", dtypes: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "license": "unknown",
+        "task_categories": ["video-classification"],
+        "tags": ["railsformer", "video"],
+        "configs": [
+            {
+                "config_name": "default",
+                # load_dataset keys its cache by this block and the folder's last name, not by the folder's path nor by
+                # its files: without words that are new at every build it would read another dataset of that name.
+                "description": f"{summary.fingerprint[:16]} built {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC",
+                "data_files": [{"split": side, "path": f"data/{side}/**"} for side in SPLITS],
+                # Here and not under dataset_info, which load_dataset ignores for folders of videos.
+                "features": _features(summary.labels, dtypes),
+            }
+        ],
+    }
+
+
+def _body(summary: "BuildSummary", settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+    sides = "\n".join(f"| {side} | {sum(summary.counts[side].values())} | {summary.groups[side]} |" for side in SPLITS)
+    versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
+    # file_name, label, group, source, start_seconds and end_seconds come first
+    carried = "".join(f", {name}" for name in list(dtypes)[5:])
+    return f"""# {summary.output_dir.resolve().name}
+
+{sum(sum(row.values()) for row in summary.counts.values())} labelled videos in {len(summary.labels)} classes, built \
+with railsformer. Nobody has stated a licence yet: fill in `license` above before sharing.
+
+## Classes
+
+{summary.balance_table()}
+
+## Split
+
+{summary.split_kind[0].upper() + summary.split_kind[1:]}. Groups on more than one side: \
+{summary.groups_on_several_sides}. Files whose exact copy is on another side: {summary.copies_on_several_sides}.
+
+| split | videos | groups |
+|---|---:|---:|
+{sides}
+
+## Columns
+
+`file_name`, label, group (what the split keeps together), source (the file's path where it came from), start_seconds,
+end_seconds{carried}.
+
+## Reading it
+
+```python
+from datasets import Video, load_dataset
+
+dataset = load_dataset("{summary.output_dir.resolve().name}")  # this folder, or the repository's name on the Hub
+dataset = dataset.cast_column("video", Video(decode=False))  # paths; decoding in datasets needs torchcodec
+```
+
+`load_dataset` keeps a copy of the table: after editing metadata or moving the folder say
+`load_dataset(..., download_mode="force_redownload")`. railsformer itself sees such changes.
+
+## How it was built
+
+- Command: `{settings["command"] or "railsformer.data.builder.build_dataset"}`
+- Seed {summary.seed}, shares {" ".join(f"{share:g}" for share in settings["splits"])}
+- Versions: {versions}
+- Fingerprint: `{summary.fingerprint}`
+{_notes(summary)}"""
+
+
+def _notes(summary: "BuildSummary") -> str:
+    notes = []
+    if summary.num_dropped:
+        notes.append(f"- {summary.num_dropped} file(s) could not be read as videos and were left out: quarantine.csv")
+    if summary.num_left_out:
+        notes.append(f"- {summary.num_left_out} video(s) of the source had no label and were left out")
+    for side in SPLITS:
+        absent = [label for label in summary.labels if not summary.counts[side][label]]
+        if absent:
+            notes.append(f"- No video in {side} of: {', '.join(absent)}")
+    return "".join(note + "\n" for note in notes)
+
+
+def _features(labels: Sequence[str], dtypes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the YAML form of the features; file_name becomes video."""
+    names = {str(index): label for index, label in enumerate(labels)}
+    typed = [{"name": name, "dtype": dtype} for name, dtype in dtypes.items() if name != "label"]
+    return [
+        {"name": "video", "dtype": "video"},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
+        *typed,
+    ]
