@@ -275,7 +275,7 @@ def _push(parsed: argparse.Namespace) -> None:
 def _demo(parsed: argparse.Namespace) -> None:
     from railsformer.demo import run_demo
 
-    run_demo(parsed.output_dir)
+    run_demo(parsed.output_dir, run_verb=main)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from railsformer.cli import main
 from railsformer.data.clips import ClipDataset, VideoDataset, load_video_dataset
 from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
@@ -70,11 +69,12 @@ class Outcome:
     twins_without_motion: float | None = None
 
 
-def run_demo(output_dir: str | Path) -> None:
+def run_demo(output_dir: str | Path, *, run_verb: Callable[[Sequence[str]], int]) -> None:
     """Render, build, fine-tune, evaluate and compare; prints as it goes.
 
     Args:
         output_dir: Folder to work in. What an earlier demo left there is replaced.
+        run_verb: Runs a command line without the program's name and returns its exit code.
 
     Raises:
         FileExistsError: If the folder holds something that no demo wrote.
@@ -88,7 +88,7 @@ def run_demo(output_dir: str | Path) -> None:
 
     _step(2, "Build a dataset: whole recordings go to training, validation or test, none to two of them")
     table, dataset = folder / "yard" / "annotations.csv", folder / "dataset"
-    _run("build", folder / "yard", "--annotations", table, "--group_by", "recording", "--splits", *SPLITS,
+    _run(run_verb, "build", folder / "yard", "--annotations", table, "--group_by", "recording", "--splits", *SPLITS,
          "--output_dir", dataset)  # fmt: skip
 
     _step(3, "Fine-tune: the trunk has seen moving shapes, never a yard; its head is new")
@@ -96,7 +96,7 @@ def run_demo(output_dir: str | Path) -> None:
 
     _step(4, "Evaluate on the test recordings")
     run, report = folder / "run", folder / "report"
-    _run("evaluate", "--model", run, "--dataset", dataset, "--split", "test", "--output_dir", report)
+    _run(run_verb, "evaluate", "--model", run, "--dataset", dataset, "--split", "test", "--output_dir", report)
     tuned = _outcome(folder, "run", report)
 
     _step(5, "Compare: the same trunk left as it is, and the same network from random weights with the same recipe")
@@ -128,7 +128,7 @@ def _step(number: int, what: str) -> None:
     print(f"\n[{number}/5] {what}", flush=True)
 
 
-def _run(verb: str, *arguments: str | float | Path) -> None:
+def _run(run_verb: Callable[[Sequence[str]], int], verb: str, *arguments: str | float | Path) -> None:
     """Show a command and run it as the command line would.
 
     Raises:
@@ -136,7 +136,7 @@ def _run(verb: str, *arguments: str | float | Path) -> None:
     """
     words = [verb, *map(str, arguments)]
     print(f"      $ {shlex.join(['railsformer', *words])}", flush=True)
-    if main(words):
+    if run_verb(words):
         raise ValueError(f"the demo stops: `railsformer {verb}` failed, the reason stands above")
 
 

@@ -10,10 +10,10 @@ from railsformer.cli import main
 
 SMALL = """
 import sys
-from railsformer import demo
+from railsformer import cli, demo
 demo.NUM_RECORDINGS, demo.SPLITS = 6, (0.5, 0.17, 0.33)
 demo._recipe = lambda: sys.argv[2]
-demo.run_demo(sys.argv[1])
+demo.run_demo(sys.argv[1], run_verb=cli.main)
 """
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from railsformer.data.annotations import Annotations, Segment, read_annotations, stored_name
-from railsformer.data.dataset_card import dataset_card
+from railsformer.data.dataset_card import BuildSummary, dataset_card
 from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.probe import available_cores, probe_videos
 from railsformer.data.splits import SPLITS, SplitBy, assign_sides, count_labels, describe_split, leaks
@@ -54,47 +54,6 @@ _READ_AS_EMPTY = frozenset(
     {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
     | {"NULL", "NaN", "None", "n/a", "nan", "null"}
 )
-
-
-@dataclass(frozen=True)
-class BuildSummary:
-    """What was built; written to dataset.json.
-
-    Attributes:
-        output_dir: Folder of the dataset.
-        fingerprint: SHA-256 over the sorted (split, SHA-256 of the file, label, group) of all rows.
-        split_kind: How the sides were told apart, in words.
-        seed: What broke ties, or drew the rows.
-        labels: Label names in the order of their ids.
-        counts: Videos by side and label.
-        groups: Number of groups by side.
-        groups_on_several_sides: 0 unless the split is random.
-        copies_on_several_sides: Files whose exact bytes lie on more than one side.
-        num_dropped: Files left out because they are no videos.
-        num_left_out: Videos in the source that no label points to.
-    """
-
-    output_dir: Path
-    fingerprint: str
-    split_kind: str
-    seed: int
-    labels: tuple[str, ...]
-    counts: dict[str, dict[str, int]]
-    groups: dict[str, int]
-    groups_on_several_sides: int
-    copies_on_several_sides: int
-    num_dropped: int = 0
-    num_left_out: int = 0
-
-    def balance_table(self) -> str:
-        """Return videos by label and side as a Markdown table."""
-        lines = ["| label | " + " | ".join(SPLITS) + " | all |", "|---|" + "---:|" * (len(SPLITS) + 1)]
-        rows = [(label, [self.counts[side][label] for side in SPLITS]) for label in self.labels]
-        totals = [sum(self.counts[side].values()) for side in SPLITS]
-        for name, numbers in [*rows, ("**all**", totals)]:
-            name = name.replace("|", "\\|")
-            lines.append(f"| {name} | " + " | ".join(str(number) for number in [*numbers, sum(numbers)]) + " |")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

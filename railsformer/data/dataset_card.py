@@ -1,20 +1,60 @@
 """The card of a dataset: YAML that load_dataset goes by, and text for people."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from railsformer.data.splits import SPLITS
 
-if TYPE_CHECKING:
-    from railsformer.data.builder import BuildSummary
-
-__all__ = ["dataset_card"]
+__all__ = ["BuildSummary", "dataset_card"]
 
 
-def dataset_card(summary: "BuildSummary", settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+@dataclass(frozen=True)
+class BuildSummary:
+    """What was built; written to dataset.json.
+
+    Attributes:
+        output_dir: Folder of the dataset.
+        fingerprint: SHA-256 over the sorted (split, SHA-256 of the file, label, group) of all rows.
+        split_kind: How the sides were told apart, in words.
+        seed: What broke ties, or drew the rows.
+        labels: Label names in the order of their ids.
+        counts: Videos by side and label.
+        groups: Number of groups by side.
+        groups_on_several_sides: 0 unless the split is random.
+        copies_on_several_sides: Files whose exact bytes lie on more than one side.
+        num_dropped: Files left out because they are no videos.
+        num_left_out: Videos in the source that no label points to.
+    """
+
+    output_dir: Path
+    fingerprint: str
+    split_kind: str
+    seed: int
+    labels: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    groups: dict[str, int]
+    groups_on_several_sides: int
+    copies_on_several_sides: int
+    num_dropped: int = 0
+    num_left_out: int = 0
+
+    def balance_table(self) -> str:
+        """Return videos by label and side as a Markdown table."""
+        lines = ["| label | " + " | ".join(SPLITS) + " | all |", "|---|" + "---:|" * (len(SPLITS) + 1)]
+        rows = [(label, [self.counts[side][label] for side in SPLITS]) for label in self.labels]
+        totals = [sum(self.counts[side].values()) for side in SPLITS]
+        for name, numbers in [*rows, ("**all**", totals)]:
+            name = name.replace("|", "\\|")
+            lines.append(f"| {name} | " + " | ".join(str(number) for number in [*numbers, sum(numbers)]) + " |")
+        return "\n".join(lines)
+
+
+def dataset_card(summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
     """Return README.md: what load_dataset needs in YAML, then what a reader needs.
 
     Args:
@@ -26,7 +66,7 @@ def dataset_card(summary: "BuildSummary", settings: Mapping[str, Any], dtypes: M
     return "---\n" + header + "---\n\n" + _body(summary, settings, dtypes)
 
 
-def _header(summary: "BuildSummary", dtypes: Mapping[str, str]) -> dict[str, Any]:
+def _header(summary: BuildSummary, dtypes: Mapping[str, str]) -> dict[str, Any]:
     return {
         "license": "unknown",
         "task_categories": ["video-classification"],
@@ -45,7 +85,7 @@ def _header(summary: "BuildSummary", dtypes: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _body(summary: "BuildSummary", settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+def _body(summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
     sides = "\n".join(f"| {side} | {sum(summary.counts[side].values())} | {summary.groups[side]} |" for side in SPLITS)
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     # file_name, label, group, source, start_seconds and end_seconds come first
@@ -94,7 +134,7 @@ dataset = dataset.cast_column("video", Video(decode=False))  # paths; decoding i
 {_notes(summary)}"""
 
 
-def _notes(summary: "BuildSummary") -> str:
+def _notes(summary: BuildSummary) -> str:
     notes = []
     if summary.num_dropped:
         notes.append(f"- {summary.num_dropped} file(s) could not be read as videos and were left out: quarantine.csv")
