@@ -25,10 +25,10 @@ demo: setup  ## the whole way on a rendered railway yard: build, fine-tune, eval
 	@$(BIN)/railsformer demo
 
 test: setup  ## every test but the long ones; at most 12 minutes on 2 cores
-	@$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
+	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-quick: setup  ## the tests for every commit; at most 3 minutes
-	@$(BIN)/python -m pytest -m "not slow and not long" -q -n auto --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow and not long" -q -n 2 --dist loadfile
 
 test-long: setup  ## what is slow: process kills, all schemes, simulations
 	@$(BIN)/python -m pytest -m "long"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from railsformer.data.probe import probe_video
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.toy_yard import HAZARDS, render_toy_yard
 from railsformer.data.transforms import PixelSettings, evaluation_pixels
@@ -48,12 +49,12 @@ def classify(
         only_middle: Show the clip's middle frame in every place.
     """
     config = model.config
-    sampling = ClipSampling(config.num_frames, config.frame_interval, config.nominal_fps)
+    sampling = ClipSampling.from_config(config)
     names: list[str] = []
     for first in range(0, len(files), BATCH_SIZE):
         clips = []
         for file in files[first : first + BATCH_SIZE]:
-            frames = read_frames(file, sampling.clip_times(_start_of_middle_clip(file, sampling)))
+            frames = read_frames(file, sampling.clip_times(_middle_start(file, sampling)))
             if only_middle:
                 frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
             clips.append(evaluation_pixels(frames, pixels))
@@ -61,6 +62,11 @@ def classify(
             chosen = model(pixel_values=torch.stack(clips)).logits.argmax(dim=-1)
         names += [config.id2label[index] for index in chosen.tolist()]
     return names
+
+
+def _middle_start(file: Path, sampling: ClipSampling) -> float:
+    """Seconds at which the clip in the middle of a file begins."""
+    return float(sampling.evaluation_starts(0.0, probe_video(file).duration_seconds)[0])
 
 
 def main() -> None:
@@ -92,15 +98,6 @@ def main() -> None:
             right, total = sum(told), len(told)
             counts, chance = f"{right}/{total}", chance_of_at_least(right, total)
             print(f"{way:<18} {scene:<16} {counts:>9} {right / total:>9.3f}  {chance:.3g}")
-
-
-def _start_of_middle_clip(file: Path, sampling: ClipSampling) -> float:
-    import av
-
-    with av.open(str(file)) as container:
-        stream = container.streams.video[0]
-        seconds = float((stream.duration or 0) * (stream.time_base or 0))
-    return float(sampling.evaluation_starts(0.0, seconds)[0])
 
 
 if __name__ == "__main__":

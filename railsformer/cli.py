@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=lambda parsed: None)
     _add_evaluate(verbs)
+    _add_convert(verbs)
     _add_push(verbs)
     _add_demo(verbs)
     return parser
@@ -162,6 +163,15 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     evaluate.add_argument("--batch_size", type=int, default=8, help="clips a forward pass (default: 8)")
     evaluate.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_convert(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    convert = verbs.add_parser(
+        "convert", help="bring a checkpoint of TimeSformer's authors or of mmaction2 into our layout"
+    )
+    convert.add_argument("checkpoint", help=".pyth of facebookresearch/TimeSformer or .pth of mmaction2")
+    convert.add_argument("--output_dir", required=True, help="folder of the model; must be absent or empty")
+    convert.set_defaults(run=_convert)
 
 
 def _add_push(verbs: "argparse._SubParsersAction[_Parser]") -> None:
@@ -263,6 +273,24 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     print(f"\nreport: {report.output_dir / 'report.md'}")
     if (Path(parsed.model) / FACTS_FILE).is_file() and not write_run_card(parsed.model, metrics=report.metrics):
         print(f"The card of {parsed.model} stays as it is: it was edited, or these figures are of other data.")
+
+
+def _convert(parsed: argparse.Namespace) -> None:
+    from railsformer.data.folders import check_output_dir, whole_folder
+    from railsformer.data.transforms import PixelSettings
+    from railsformer.model.convert import convert_checkpoint
+
+    check_output_dir(parsed.output_dir)
+    _quiet_transformers()
+    converted = convert_checkpoint(parsed.checkpoint)
+    config = converted.model.config
+    side = config.image_height_width[0]
+    with whole_folder(parsed.output_dir) as folder:
+        converted.model.save_pretrained(folder)
+        PixelSettings(side, side, mean=(converted.mean,) * 3, std=(converted.std,) * 3).save_pretrained(folder)
+        (folder / "README.md").write_text(converted.card(Path(parsed.checkpoint).name), encoding="utf-8")
+    print(f"{config.attention_type}, {config.num_frames} frames of {side} px, {config.num_labels} labels")
+    print(f"model: {parsed.output_dir}")
 
 
 def _push(parsed: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from videos import write_video
 
 from railsformer.cli import main
 
-VERBS = ["build", "train", "evaluate", "push", "demo"]
+VERBS = ["build", "train", "evaluate", "convert", "push", "demo"]
 
 
 def _railsformer(*arguments, cwd=None):

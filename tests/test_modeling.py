@@ -393,3 +393,21 @@ def test_returns_a_tuple_on_request():
     assert loss.ndim == 0
     assert logits.shape == (2, 5)
     assert model.timesformer(pixels, return_dict=False)[0].shape == (2, 1 + 9 * 3, 24)
+
+
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_folding_keeps_the_logits_and_says_what_it_saves(attention_type, tmp_path):
+    model = randomise(tiny_model(attention_type=attention_type)).eval()
+    clips = clips_for(model.config)
+    with torch.no_grad():
+        before = model(clips).logits
+        report = model.fold_for_inference()
+        torch.testing.assert_close(model(clips).logits, before, atol=1e-5, rtol=1e-5)
+    width, blocks = model.config.hidden_size, model.config.num_hidden_layers
+    extra = {"divided_space_time": 1, "sparse_local_global": 1, "axial": 2}.get(attention_type, 0)
+    assert report.parameters_before - report.parameters_after == extra * blocks * (width * width + width)
+    assert (report.saved_macs > 0) == (extra > 0)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    if extra:
+        with pytest.raises(ValueError, match="a folded model cannot be saved"):
+            model.save_pretrained(tmp_path)

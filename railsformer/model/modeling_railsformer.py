@@ -12,7 +12,7 @@ Source: arXiv 2102.05095v4; facebookresearch/TimeSformer a5ef29a; transformers' 
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -238,6 +238,14 @@ class RailsformerDropPath(nn.Module):
         return hidden_states * (kept.to(hidden_states.dtype) / (1.0 - self.rate))
 
 
+class FoldingReport(NamedTuple):
+    """What `fold_for_inference` saved."""
+
+    parameters_before: int
+    parameters_after: int
+    saved_macs: int  # multiply-accumulates of one view, patches only
+
+
 class RailsformerLayer(GradientCheckpointingLayer):
     """One block: the scheme's attention steps, then the MLP, all pre-norm and residual."""
 
@@ -255,6 +263,17 @@ class RailsformerLayer(GradientCheckpointingLayer):
         self.output = RailsformerOutput(config)
         self.layer_index = layer_index
         self.set_drop_path(config)
+
+    def fold(self) -> int:
+        """Merge extra dense layers into the output projections before them; return how many."""
+        extra = {name: module for name, module in self.named_children() if isinstance(module, RailsformerExtraDense)}
+        for name, dense in extra.items():
+            projection = self.get_submodule(f"{name.removesuffix('dense')}attention.output.dense")
+            weight, bias = projection.weight.double(), projection.bias.double()
+            projection.bias.copy_(dense.weight.double() @ bias + dense.bias.double())
+            projection.weight.copy_(dense.weight.double() @ weight)
+            self.add_module(name, nn.Identity())
+        return len(extra)
 
     def set_drop_path(self, config: RailsformerConfig) -> None:
         """Stochastic depth grows linearly from 0 in the first block to the config's rate in the last."""
@@ -419,6 +438,36 @@ class RailsformerPreTrainedModel(PreTrainedModel):
             _log_report(pretrained_model_name_or_path, report)
             model = target.train(model.training)
         return (model, info) if wants_info else model
+
+    @torch.no_grad()
+    def fold_for_inference(self) -> FoldingReport:
+        """Merge each step's output projection with its extra dense layer, in place, for evaluation only.
+
+        Both are linear with nothing between them outside training, so the logits stay the same (to 1e-5 in float32).
+        A folded model cannot be trained or saved: stock transformers would miss the layers.
+
+        Returns:
+            Parameters and multiply-accumulates a view, before and after.
+        """
+        before = sum(parameter.numel() for parameter in self.parameters())
+        tokens, merged_layers = self.config.num_frames * self.config.grid[0] * self.config.grid[1], 0
+        for layer in (module for module in self.modules() if isinstance(module, RailsformerLayer)):
+            merged_layers += layer.fold()
+        if merged_layers:
+            self._folded = True
+        self.eval().requires_grad_(False)
+        after = sum(parameter.numel() for parameter in self.parameters())
+        return FoldingReport(before, after, saved_macs=merged_layers * tokens * self.config.hidden_size**2)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As stock; a folded model is refused.
+
+        Raises:
+            ValueError: If `fold_for_inference` was called.
+        """
+        if self._folded:
+            raise ValueError("a folded model cannot be saved: load the checkpoint again and fold it where it runs")
+        super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,0 +1,182 @@
+"""Checkpoints of facebookresearch/TimeSformer (`.pyth`) and mmaction2 (`.pth`) in our layout, which is stock's.
+
+Read with weights_only=True: nothing is unpickled but tensors and plain values. A key that is not known is refused by
+name, so that no weight is dropped in silence.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .configuration_railsformer import RailsformerConfig
+from .modeling_railsformer import RailsformerForVideoClassification
+
+__all__ = ["ConvertedCheckpoint", "convert_checkpoint"]
+
+HEAD_DIM = 64  # of every public TimeSformer; the number of heads cannot be read off the weights
+EMBEDDINGS = "timesformer.embeddings"
+
+# Foreign name -> ours; N stands for the number of a block.
+OFFICIAL = {
+    "cls_token": f"{EMBEDDINGS}.cls_token",
+    "pos_embed": f"{EMBEDDINGS}.position_embeddings",
+    "time_embed": f"{EMBEDDINGS}.time_embeddings",
+    "patch_embed.proj": f"{EMBEDDINGS}.patch_embeddings.projection",
+    "norm": "timesformer.layernorm",
+    "head": "classifier",
+    "blocks.N.norm1": "layernorm_before",
+    "blocks.N.attn.qkv": "attention.attention.qkv",
+    "blocks.N.attn.proj": "attention.output.dense",
+    "blocks.N.temporal_norm1": "temporal_layernorm",
+    "blocks.N.temporal_attn.qkv": "temporal_attention.attention.qkv",
+    "blocks.N.temporal_attn.proj": "temporal_attention.output.dense",
+    "blocks.N.temporal_fc": "temporal_dense",
+    "blocks.N.norm2": "layernorm_after",
+    "blocks.N.mlp.fc1": "intermediate.dense",
+    "blocks.N.mlp.fc2": "output.dense",
+}
+_MM_COMMON = {
+    "backbone.cls_token": f"{EMBEDDINGS}.cls_token",
+    "backbone.pos_embed": f"{EMBEDDINGS}.position_embeddings",
+    "backbone.time_embed": f"{EMBEDDINGS}.time_embeddings",
+    "backbone.patch_embed.projection": f"{EMBEDDINGS}.patch_embeddings.projection",
+    "backbone.norm": "timesformer.layernorm",
+    "cls_head.fc_cls": "classifier",
+    "backbone.transformer_layers.layers.N.ffns.0.layers.0.0": "intermediate.dense",
+    "backbone.transformer_layers.layers.N.ffns.0.layers.1": "output.dense",
+}
+_MM_LAYER = "backbone.transformer_layers.layers.N"
+MMACTION2_DIVIDED = {
+    **_MM_COMMON,
+    f"{_MM_LAYER}.attentions.0.norm": "temporal_layernorm",
+    f"{_MM_LAYER}.attentions.0.attn.in_proj": "temporal_attention.attention.qkv",
+    f"{_MM_LAYER}.attentions.0.attn.out_proj": "temporal_attention.output.dense",
+    f"{_MM_LAYER}.attentions.0.temporal_fc": "temporal_dense",
+    f"{_MM_LAYER}.attentions.1.norm": "layernorm_before",
+    f"{_MM_LAYER}.attentions.1.attn.in_proj": "attention.attention.qkv",
+    f"{_MM_LAYER}.attentions.1.attn.out_proj": "attention.output.dense",
+    f"{_MM_LAYER}.ffns.0.norm": "layernorm_after",
+}
+MMACTION2_ONE_STEP = {
+    **_MM_COMMON,
+    f"{_MM_LAYER}.norms.0": "layernorm_before",
+    f"{_MM_LAYER}.attentions.0.attn.in_proj": "attention.attention.qkv",
+    f"{_MM_LAYER}.attentions.0.attn.out_proj": "attention.output.dense",
+    f"{_MM_LAYER}.norms.1": "layernorm_after",
+}
+
+
+class ConvertedCheckpoint(NamedTuple):
+    """A model in our layout, and how its makers normalised pixels: mean and standard deviation of every channel."""
+
+    model: RailsformerForVideoClassification
+    origin: str
+    mean: float
+    std: float
+
+    def card(self, file_name: str) -> str:
+        """README.md: where the weights come from, and the licence of the published ones."""
+        license_id = "cc-by-nc-4.0" if self.origin == "facebookresearch/TimeSformer" else "apache-2.0"
+        return (
+            f"---\nlicense: {license_id}\nlibrary_name: transformers\npipeline_tag: video-classification\n---\n\n"
+            f"Converted from `{file_name}`, a checkpoint in the layout of {self.origin}. The licence above is that of "
+            f"the checkpoints published there; for weights of your own, state yours.\n"
+        )
+
+
+def convert_checkpoint(path: str | Path) -> ConvertedCheckpoint:
+    """Read a foreign checkpoint of divided, joint or space-only attention.
+
+    Args:
+        path: A `.pyth` of facebookresearch/TimeSformer or a `.pth` of mmaction2.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is neither, or holds a key that is not known.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError" and not isinstance(error, (RuntimeError, EOFError, KeyError)):
+            raise
+        raise ValueError(
+            f"{path}: cannot be read as tensors and plain values alone ({str(error).splitlines()[0]}); "
+            f"expected a TimeSformer .pyth or an mmaction2 .pth"
+        ) from error
+    if isinstance(content, Mapping) and "model_state" in content:
+        return _convert_official(content["model_state"], path)
+    if isinstance(content, Mapping) and "state_dict" in content:
+        return _convert_mmaction2(content["state_dict"], path)
+    keys = ", ".join(map(str, list(content)[:3])) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"{path}: expected the key model_state (TimeSformer) or state_dict (mmaction2), got {keys}")
+
+
+def _convert_official(weights: Mapping[str, torch.Tensor], path: str | Path) -> ConvertedCheckpoint:
+    state = _rename({name.removeprefix("model."): value for name, value in weights.items()}, OFFICIAL, path)
+    return ConvertedCheckpoint(_build(state, path), "facebookresearch/TimeSformer", 0.45, 0.225)
+
+
+def _convert_mmaction2(weights: Mapping[str, torch.Tensor], path: str | Path) -> ConvertedCheckpoint:
+    divided = any(".temporal_fc." in name for name in weights)
+    # PyTorch's attention has in_proj_weight where a linear layer has weight.
+    plain = {name.replace("in_proj_", "in_proj."): value for name, value in weights.items()}
+    state = _rename(plain, MMACTION2_DIVIDED if divided else MMACTION2_ONE_STEP, path)
+    return ConvertedCheckpoint(_build(state, path), "open-mmlab/mmaction2", 0.5, 0.5)
+
+
+def _rename(
+    weights: Mapping[str, torch.Tensor], names: Mapping[str, str], path: str | Path
+) -> dict[str, torch.Tensor]:
+    """Our names for foreign ones.
+
+    Raises:
+        ValueError: If a name is not in the table.
+    """
+    state = {}
+    for name, value in weights.items():
+        stem, _, kind = name.rpartition(".")
+        if kind not in ("weight", "bias"):
+            stem, kind = name, ""
+        block = re.search(r"(?:blocks|layers)\.(\d+)\.", stem)
+        pattern = stem if block is None else f"{stem[: block.start(1)]}N{stem[block.end(1) :]}"
+        if pattern not in names:
+            raise ValueError(f"{path}: key {name!r} is not known; expected a divided, joint or space_only TimeSformer")
+        ours = names[pattern] if block is None else f"timesformer.encoder.layer.{block[1]}.{names[pattern]}"
+        state[f"{ours}.{kind}" if kind else ours] = value.float()
+    return state
+
+
+def _build(state: dict[str, torch.Tensor], path: str | Path) -> RailsformerForVideoClassification:
+    """A model whose config is read off the weights' shapes."""
+    blocks = {int(name.split(".")[3]) for name in state if name.startswith("timesformer.encoder.layer.")}
+    if not blocks or f"{EMBEDDINGS}.patch_embeddings.projection.weight" not in state:
+        raise ValueError(f"{path}: holds no transformer blocks or no patch embedding; expected a whole TimeSformer")
+    projection = state[f"{EMBEDDINGS}.patch_embeddings.projection.weight"]
+    hidden_size, channels, patch_size = projection.shape[:3]
+    side = round((state[f"{EMBEDDINGS}.position_embeddings"].shape[1] - 1) ** 0.5)
+    divided = any(".temporal_attention." in name for name in state)
+    times = state.get(f"{EMBEDDINGS}.time_embeddings")
+    shape: dict[str, Any] = {
+        "attention_type": "divided_space_time" if divided else "space_only" if times is None else "joint_space_time",
+        "num_frames": 8 if times is None else times.shape[1],
+        "image_size": side * patch_size,
+        "patch_size": patch_size,
+        "num_channels": channels,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": len(blocks),
+        "num_attention_heads": max(1, hidden_size // HEAD_DIM),
+        "intermediate_size": state["timesformer.encoder.layer.0.intermediate.dense.weight"].shape[0],
+        "num_labels": state["classifier.weight"].shape[0] if "classifier.weight" in state else 2,
+    }
+    model = RailsformerForVideoClassification(RailsformerConfig(**shape))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    lacking = [name for name in missing if not name.startswith("classifier.")]
+    if lacking or unexpected:
+        raise ValueError(f"{path}: lacks {lacking[0]!r}" if lacking else f"{path}: {unexpected[0]!r} has no place")
+    return model.eval()
