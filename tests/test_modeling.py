@@ -411,3 +411,11 @@ def test_folding_keeps_the_logits_and_says_what_it_saves(attention_type, tmp_pat
     if extra:
         with pytest.raises(ValueError, match="a folded model cannot be saved"):
             model.save_pretrained(tmp_path)
+
+
+def test_maps_that_memory_cannot_hold_are_refused_with_the_estimate():
+    """Joint attention over 96 frames of 224 px: 18,817 tokens, so 17 GB a block and head group of 12."""
+    config = RailsformerConfig(attention_type="joint_space_time", num_frames=96, hidden_size=24, intermediate_size=24)
+    model = RailsformerForVideoClassification(config).eval()
+    with pytest.raises(ValueError, match=r"output_attentions needs about 189\.\d GiB for 12 blocks, 1 x 12 heads"):
+        model(torch.zeros(1, 96, 3, 224, 224), output_attentions=True)

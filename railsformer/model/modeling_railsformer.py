@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
+import psutil
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -340,6 +341,7 @@ class RailsformerEncoder(nn.Module):
 
     def __init__(self, config: RailsformerConfig) -> None:
         super().__init__()
+        self.config = config
         self.steps = STEPS[config.attention_type]
         self.layer = nn.ModuleList([RailsformerLayer(config, index) for index in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
@@ -356,6 +358,8 @@ class RailsformerEncoder(nn.Module):
         all_hidden: list[torch.Tensor] = []
         all_maps: list[torch.Tensor] = []
         groupings = [TokenGrouping(step, grid) for step in self.steps]
+        if output_attentions:
+            self._check_that_maps_fit(hidden_states, groupings)
         paddings = [grouping.padding(hidden_states.device) for grouping in groupings]
         for layer in self.layer:
             if output_hidden_states:
@@ -365,6 +369,26 @@ class RailsformerEncoder(nn.Module):
         if output_hidden_states:
             all_hidden.append(hidden_states)
         return hidden_states, all_hidden, all_maps
+
+    def _check_that_maps_fit(self, hidden_states: torch.Tensor, groupings: Sequence[TokenGrouping]) -> None:
+        """Refuse maps that memory cannot hold, before it overflows.
+
+        Raises:
+            ValueError: With the estimate.
+        """
+        heads, batch = self.config.num_attention_heads, hidden_states.shape[0]
+        cells = sum(each.num_groups * (each.group_size + each.step.with_cls) ** 2 for each in groupings)
+        blocks = self.config.num_hidden_layers
+        needed = blocks * batch * heads * cells * hidden_states.element_size()
+        if hidden_states.device.type == "cuda":
+            free = torch.cuda.mem_get_info(hidden_states.device)[0]
+        else:
+            free = psutil.virtual_memory().available
+        if needed > free:
+            raise ValueError(
+                f"output_attentions needs about {needed / 2**30:.1f} GiB for {blocks} blocks, {batch} x {heads} heads "
+                f"and {cells:,} cells a block; {free / 2**30:.1f} GiB are free: ask for fewer clips or frames"
+            )
 
 
 class RailsformerPreTrainedModel(PreTrainedModel):
