@@ -97,7 +97,10 @@ def run_demo(output_dir: str | Path, *, run_verb: Callable[[Sequence[str]], int]
     _step(4, "Evaluate on the test recordings")
     run, report = folder / "run", folder / "report"
     _run(run_verb, "evaluate", "--model", run, "--dataset", dataset, "--split", "test", "--output_dir", report)
-    tuned = _outcome(folder, "run", report)
+    still = evaluate_model(
+        run, dataset=dataset, output_dir=folder / "report_middle_frame", frame_order="middle", progress=True
+    )
+    tuned = _outcome(folder, "run", report, without_motion=still.output_dir)
 
     _step(5, "Compare: the same trunk left as it is, and the same network from random weights with the same recipe")
     frozen = _probe(folder)
@@ -173,19 +176,15 @@ def _scratch_flags() -> list[str]:
     return ["--from_scratch", *flags]
 
 
-def _outcome(folder: Path, name: str, report_dir: Path) -> Outcome:
-    """Accuracies of a run on the test recordings, with motion and without."""
-    dataset = load_video_dataset(folder / "dataset")
-    still_dir = folder / f"{report_dir.name}_middle_frame"
-    evaluate_model(
-        folder / name, dataset=folder / "dataset", output_dir=still_dir, frame_order="middle", progress=True
-    )
-    right, twins = _is_right(report_dir), _is_twin(dataset)
+def _outcome(folder: Path, name: str, report_dir: Path, *, without_motion: Path | None = None) -> Outcome:
+    """Accuracies of a run on the test recordings, with motion and, where that was measured, without."""
+    twins = _is_twin(load_video_dataset(folder / "dataset"))
+    right = _is_right(report_dir)
     return Outcome(
         name=name,
         all_videos=float(right.mean()),
         twins=float(right[twins].mean()),
-        twins_without_motion=float(_is_right(still_dir)[twins].mean()),
+        twins_without_motion=float(_is_right(without_motion)[twins].mean()) if without_motion else None,
     )
 
 
