@@ -408,6 +408,7 @@ class RailsformerPreTrainedModel(PreTrainedModel):
     # The loss below is a mean over its batch. Stock's `**kwargs` makes the Trainer believe that the model divides by
     # num_items_in_batch, which multiplies loss and gradient by processes times accumulation steps.
     accepts_loss_kwargs = False
+    _folded: bool = False  # by fold_for_inference
 
     # What may change on loading: tables are resized, missing steps copied, a head of other labels newly drawn.
     _adaptable = (
