@@ -275,12 +275,12 @@ def _check_identity(folder, attention_type, image_size, **forward):
         folder, num_frames=3, image_size=image_size, attention_type=attention_type, num_labels=2
     )
     assert video_model.config.image_size == image_size
-    image = torch.randn(2, 3, image_size, image_size)
+    image = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = image_model(image, **forward).last_hidden_state[:, 0]
         tokens = video_model.timesformer(image.unsqueeze(1).expand(-1, 3, -1, -1, -1)).last_hidden_state
     torch.testing.assert_close(tokens[:, 0], expected, rtol=0, atol=1e-4)
-    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the pictures differ by more than the models do
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
