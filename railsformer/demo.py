@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).parent
 TRUNK = PACKAGE / "model" / "demo_trunk"
 MARKER = ".railsformer_demo"
 NUM_RECORDINGS = 128
-SPLITS = (0.64, 0.08, 0.28)
+SPLITS = (0.66, 0.06, 0.28)
 SEED = 1
 
 WELCOME = """
