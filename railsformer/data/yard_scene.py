@@ -303,15 +303,17 @@ def _visible_faces(
     camera: Camera, look: Look, centres: np.ndarray, axes: np.ndarray, colours: np.ndarray
 ) -> Iterator[list[tuple[list[tuple[float, float]], tuple[int, int, int]]]]:
     """Yield, picture by picture, the outlines that face the camera with their colours, farthest first."""
+    # Vector units add in an order that depends on where an array lies in memory. Rounded, a last bit that differs
+    # turns no outline, no order of faces and no colour round, so that every process draws the same.
     points, _ = camera.project(centres[:, :, None] + _CORNERS @ axes)
-    points = points * _SUPERSAMPLING
+    points = np.round(points * _SUPERSAMPLING, 3)
     normals = _NORMALS @ axes
     middles = centres[:, :, None] + normals
     normals = normals / np.linalg.norm(normals, axis=-1, keepdims=True)
-    facing = ((middles - camera.position) * normals).sum(-1) < 0
-    distance = np.linalg.norm(middles - camera.position, axis=-1)
+    facing = ((middles - camera.position) * normals).sum(-1) < -1e-6
+    distance = np.round(np.linalg.norm(middles - camera.position, axis=-1), 6)
     light = 0.62 + 0.38 * np.clip(normals @ np.array(look.sun), 0, 1)
-    shades = look.tone(colours[None, :, None, :] * light[..., None]).astype(np.uint8)
+    shades = np.round(look.tone(colours[None, :, None, :] * light[..., None]), 3).astype(np.uint8)
     for frame in range(len(centres)):
         parts, faces = np.nonzero(facing[frame])
         order = np.argsort(-distance[frame, parts, faces], kind="stable")
@@ -334,7 +336,7 @@ def _project_shadows(
         poses = actor.poses(times_seconds)
         places = np.concatenate([poses[:, None, :2], np.zeros((len(poses), 1, 1))], axis=2)
         points, _ = camera.project(places + circle * {"excavator": 1.3, "worker": 0.45}[actor.kind])
-        outlines.append((points * _SUPERSAMPLING).reshape(len(poses), -1).tolist())
+        outlines.append(np.round(points * _SUPERSAMPLING, 3).reshape(len(poses), -1).tolist())
     return (list(shades) for shades in zip(*outlines, strict=True))
 
 
@@ -343,6 +345,7 @@ def _draw_background(camera: Camera, look: Look) -> Image.Image:
     """Draw ground, track, sky and what stands about in them, at the supersampled size."""
     rng = np.random.default_rng([look.seed, 0])
     x, y, sky = camera.ground(_SUPERSAMPLING)
+    x, y = np.round(x, 6), np.round(y, 6)  # as in _visible_faces
     grain = rng.normal(0, 1, (128, 128))
     coarse = grain[(np.floor(y * 1.3).astype(int)) % 128, (np.floor(x * 1.3).astype(int)) % 128]
     fine = grain[(np.floor(y * 9).astype(int)) % 128, (np.floor(x * 9).astype(int)) % 128]
@@ -356,7 +359,7 @@ def _draw_background(camera: Camera, look: Look) -> Image.Image:
         colour = np.where((np.abs(off - 0.66) < 0.075)[..., None], np.array([176.0, 178, 186]), colour)
     share = np.linspace(0, 1, sky.shape[0])[:, None, None] * 3
     colour = np.where(sky[..., None], np.array([150.0, 186, 222]) + share * np.array([60.0, 40, 16]), colour)
-    canvas = Image.fromarray(look.tone(colour).astype(np.uint8))
+    canvas = Image.fromarray(np.round(look.tone(colour), 3).astype(np.uint8))
     parts: list[tuple[tuple[float, float, float], tuple[float, float, float], np.ndarray]] = []
     for wagon in range(-4, 5):
         paint = np.array([(112, 58, 48), (70, 84, 96), (92, 98, 70), (124, 104, 72)][rng.integers(4)], dtype=float)
