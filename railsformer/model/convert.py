@@ -4,6 +4,7 @@ Read with weights_only=True: nothing is unpickled but tensors and plain values. 
 name, so that no weight is dropped in silence.
 """
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,9 +103,7 @@ def convert_checkpoint(path: str | Path) -> ConvertedCheckpoint:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError" and not isinstance(error, (RuntimeError, EOFError, KeyError)):
-            raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(
             f"{path}: cannot be read as tensors and plain values alone ({str(error).splitlines()[0]}); "
             f"expected a TimeSformer .pyth or an mmaction2 .pth"
