@@ -1,6 +1,6 @@
 """The network beside stock transformers: logits, parameters, multiply-accumulates, time, memory, growth.
 
-    python benchmarks/network.py                 every table, about half an hour on two cores
+    python benchmarks/network.py                 every table, about three quarters of an hour on two cores
     python benchmarks/network.py --tables joint  one of: counts, logits, joint, training, frames, crops
 
 Every measured cell runs in a process of its own, float32, after one warm-up. Memory is the peak of the resident set
@@ -164,7 +164,9 @@ def table_joint() -> list[list[str]]:
         rows.append([f"4 base blocks, {frames} frames of 224 px", *_compare(stock, ours)])
     large: dict[str, Any] = {"attention_type": "joint_space_time", "num_frames": 96, "mode": "forward", "repeats": 0}
     ours = cell_in_its_own_process(maker="ours", **large)
-    rows.append(["12 base blocks, 96 frames of 224 px", *_compare(None, ours)])
+    row = _compare(None, ours)
+    row[3] = f"one matrix {12 * (96 * 196 + 1) ** 2 * 4 / 2**20:.0f}"
+    rows.append(["12 base blocks, 96 frames of 224 px", *row])
     return rows
 
 
@@ -179,21 +181,25 @@ def table_training() -> list[list[str]]:
 
 
 def table_growth(axis: str) -> list[list[str]]:
-    """Forward time and memory of every scheme against frames (at 112 px) or crops (at 8 frames)."""
+    """Forward time and memory of every scheme, and stock's two, against frames (112 px) or crops (8 frames)."""
     points = FRAMES if axis == "frames" else CROPS
-    rows = [["scheme", *(f"{point} {'frames' if axis == 'frames' else 'px'}" for point in points), "exponent"]]
-    for scheme in ATTENTION_TYPES:
+    heading = [f"{point} {'frames' if axis == 'frames' else 'px'}" for point in points]
+    rows = [["scheme", *heading, "time grows with", "memory grows with"]]
+    models = [("ours", scheme) for scheme in ATTENTION_TYPES]
+    models += [("stock", scheme) for scheme in ("divided_space_time", "joint_space_time")]
+    for maker, scheme in models:
         cells = []
         for point in points:
-            shape: dict[str, Any] = {"image_size": point}
+            shape: dict[str, Any] = {"image_size": point, "attention_type": scheme}
             if axis == "frames":
-                shape = {"num_frames": point, "image_size": 112}
-            cells.append(
-                cell_in_its_own_process(maker="ours", attention_type=scheme, mode="forward", repeats=1, **shape)
-            )
-        exponent = _exponent(points, [cell["seconds"] if cell else None for cell in cells])
+                shape |= {"num_frames": point, "image_size": 112}
+            cells.append(cell_in_its_own_process(maker=maker, mode="forward", repeats=2, **shape))
+        sizes = points if axis == "frames" else [(point // 16) ** 2 for point in points]
+        exponents = [_exponent(sizes, [cell[key] if cell else None for cell in cells]) for key in ("seconds", "mib")]
         shown = [f"{cell['seconds']:.2f} s, {cell['mib']:.0f} MiB" if cell else "overflow" for cell in cells]
-        rows.append([scheme, *shown, exponent])
+        letter = "F" if axis == "frames" else "N"
+        grows = [f"{letter}^{exponent}" for exponent in exponents]
+        rows.append([scheme if maker == "ours" else f"stock {scheme}", *shown, *grows])
         print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
@@ -211,7 +217,7 @@ def _compare(stock: dict[str, float] | None, ours: dict[str, float] | None) -> l
 
 
 def _exponent(points: Sequence[int], seconds: Sequence[float | None]) -> str:
-    """Slope of log time over log size, by least squares; over crops the size is the number of patches."""
+    """Slope of log cost over log size, by least squares; over crops the size is the patches of a frame."""
     pairs = [
         (math.log(point), math.log(value)) for point, value in zip(points, seconds, strict=True) if value is not None
     ]

@@ -10,6 +10,8 @@ from test_modeling import TINY, _one_thread, clips_for, tiny_model  # noqa: F401
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
+    DeiTConfig,
+    DeiTModel,
     Dinov2Config,
     Dinov2Model,
     TimesformerConfig,
@@ -236,6 +238,30 @@ def test_refuses_a_trunk_with_holes(checkpoint):
         load(folder)
 
 
+def test_refuses_weights_that_mostly_have_no_place(checkpoint):
+    folder, _ = checkpoint
+    state = load_file(folder / "model.safetensors")
+    deeper = {
+        name.replace("layer.1.", "layer.2."): value.clone() for name, value in state.items() if "layer.1." in name
+    }
+    save_file(state | deeper, folder / "model.safetensors", metadata={"format": "pt"})
+    used = sum(not name.startswith("classifier.") for name in state)
+    with pytest.raises(
+        ValueError, match=rf"only {used} of the {used + 20} tensors of its trunk fit .*layer\.2\..* does not"
+    ):
+        load(folder)
+
+
+def test_reports_the_few_tensors_that_have_no_place(checkpoint, caplog):
+    folder, _ = checkpoint
+    state = load_file(folder / "model.safetensors")
+    save_file(
+        {**state, "timesformer.left_over.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    load(folder)
+    assert "unused   timesformer.left_over.weight" in caplog.text
+
+
 def test_names_a_missing_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no model here and none on the Hub"):
         load(tmp_path / "nowhere")
@@ -303,6 +329,24 @@ def test_identical_frames_give_the_dinov2(tmp_path, attention_type, image_size):
 )
 def test_identical_frames_give_the_real_dinov2(dinov2_small, attention_type, image_size):
     _check_identity(dinov2_small, attention_type, image_size)
+
+
+def test_deit_without_its_distillation_token_is_the_vit_of_the_same_weights(tmp_path, caplog):
+    deit = _shake(DeiTModel(DeiTConfig(**IMAGE, intermediate_size=40), add_pooling_layer=False))
+    state = deit.state_dict()
+    del state["embeddings.distillation_token"]
+    table = state["embeddings.position_embeddings"]
+    state["embeddings.position_embeddings"] = torch.cat((table[:, :1], table[:, 2:]), dim=1)
+    vit = ViTModel(ViTConfig(**IMAGE, intermediate_size=40), add_pooling_layer=False).eval()
+    vit.load_state_dict(state)
+    deit.save_pretrained(tmp_path)
+    model = RailsformerForVideoClassification.from_image_model(tmp_path, num_frames=2)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = vit(image).last_hidden_state[:, 0]
+        tokens = model.timesformer(image.unsqueeze(1).expand(-1, 2, -1, -1, -1)).last_hidden_state
+    torch.testing.assert_close(tokens[:, 0], expected, rtol=0, atol=1e-4)
+    assert "unused   embeddings.distillation_token" in caplog.text
 
 
 def test_image_model_of_an_unknown_family_is_refused(checkpoint):

@@ -26,7 +26,13 @@ _POSITIVE = (
     "num_labels",
 )
 # What a checkpoint that stock cannot compute carries: its code, which imports nothing else of this package.
-_CODE_FILES = ("configuration_railsformer.py", "modeling_railsformer.py", "token_grouping.py", "weights.py")
+_CODE_FILES = (
+    "configuration_railsformer.py",
+    "layers_railsformer.py",
+    "modeling_railsformer.py",
+    "token_grouping.py",
+    "weights.py",
+)
 _AUTO_MAP = {
     "AutoConfig": "configuration_railsformer.RailsformerConfig",
     "AutoModel": "modeling_railsformer.RailsformerModel",

@@ -3,7 +3,7 @@
 Nothing is resized, copied, newly drawn or left out in silence: every such tensor stands in a `WeightReport`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = [
     "WeightReport",
     "adapt_state_dict",
     "changed_config",
+    "check_trunk_use",
     "config_on_disk",
     "image_model_config",
     "image_model_state_dict",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 IMAGE_MODEL_TYPES = ("vit", "deit", "dinov2")
+LEAST_USED_SHARE = 0.9  # of a source's trunk tensors
 EARLIER_STEPS = ("temporal_", "local_", "width_")
 # Config keys that a checkpoint fixes.
 TRUNK_SIZES = (
@@ -130,7 +132,7 @@ def adapt_state_dict(
         What was resized, copied, newly drawn or left unused.
 
     Raises:
-        ValueError: If the trunks differ in width, depth, heads or patch size.
+        ValueError: If the trunks differ in width, depth, heads or patch size, or the source has holes.
     """
     config: Any = target.config
     for name in TRUNK_SIZES:
@@ -163,8 +165,38 @@ def adapt_state_dict(
             report.copied[name] = origin
         state[name] = found.to(value.dtype)
     report.unused = [name for name in source if name not in used]
+    if holes := [name for name in report.new if not _may_be_new(name)]:
+        raise ValueError(f"the source lacks {len(holes)} tensors of the trunk, {holes[0]} first; it is no such model")
     target.load_state_dict(state)
     return report
+
+
+def _may_be_new(name: str) -> bool:
+    """The head, the time table, and the extra dense layers, which start at zero."""
+    extra_dense = any(f".{step}dense." in name for step in EARLIER_STEPS)
+    return extra_dense or name.endswith("time_embeddings") or name.startswith("classifier.")
+
+
+def check_trunk_use(name: Any, *, used: int, unused: Sequence[str]) -> None:
+    """Refuse a source most of which the model has no place for: it is another network under a familiar name.
+
+    Tensors of attention steps that the scheme asked for lacks are not counted here: leaving them out was asked for.
+
+    Args:
+        name: Folder or Hub id, for the message.
+        used: How many tensors of the source's trunk have a place in the model.
+        unused: Names of those that have none; heads do not count.
+
+    Raises:
+        ValueError: If fewer than nine in ten are used.
+    """
+    unused = [each for each in unused if not each.startswith("classifier.")]
+    share = used / max(1, used + len(unused))
+    if share < LEAST_USED_SHARE:
+        raise ValueError(
+            f"{name}: only {used} of the {used + len(unused)} tensors of its trunk fit the model ({share:.0%}, wanted "
+            f"{LEAST_USED_SHARE:.0%}), {unused[0]} does not; config and weights are of different networks"
+        )
 
 
 def _spatial_name(name: str) -> str:
@@ -267,33 +299,36 @@ def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
     return RailsformerConfig(**{**settings, **changes})
 
 
-def image_model_state_dict(image_model: nn.Module) -> dict[str, torch.Tensor]:
+def image_model_state_dict(image_model: nn.Module) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The weights of an image transformer under the trunk's names, LayerScale folded into the projections.
 
     Args:
-        image_model: A `ViTModel`, `DeiTModel` (its distillation token is dropped) or `Dinov2Model`.
+        image_model: A `ViTModel`, `DeiTModel` or `Dinov2Model`. TimeSformer has no place for DeiT's distillation
+            token: it and its row of the position table are left out, and CLS, which attended to it, comes out a
+            little different. (The plain DeiT checkpoints on the Hub are of type `vit` and have no such token.)
 
     Returns:
-        State dict of a space_only trunk at the image model's own size, names beginning `timesformer.`.
+        State dict of a space_only trunk at the image model's own size, names beginning `timesformer.`, and the names
+        of the image model's tensors that have no place in it.
     """
     weights = {name: value.detach().float() for name, value in image_model.state_dict().items()}
     special = 2 if "embeddings.distillation_token" in weights else 1
-    table = weights["embeddings.position_embeddings"]
+    table = weights.pop("embeddings.position_embeddings")
     state = {
-        "embeddings.cls_token": weights["embeddings.cls_token"],
+        "embeddings.cls_token": weights.pop("embeddings.cls_token"),
         "embeddings.position_embeddings": torch.cat((table[:, :1], table[:, special:]), dim=1),
     }
     for part in ("embeddings.patch_embeddings.projection", "layernorm"):
         for kind in ("weight", "bias"):
-            state[f"{part}.{kind}"] = weights[f"{part}.{kind}"]
+            state[f"{part}.{kind}"] = weights.pop(f"{part}.{kind}")
     stem = "encoder.layer" if "encoder.layer.0.norm1.weight" in weights else "layers"
     for index in range(image_model.config.num_hidden_layers):  # type: ignore[union-attr, arg-type]
-        state.update(_image_block(weights, f"{stem}.{index}", f"encoder.layer.{index}"))
-    return {f"timesformer.{name}": value for name, value in state.items()}
+        state.update(_take_image_block(weights, f"{stem}.{index}", f"encoder.layer.{index}"))
+    return {f"timesformer.{name}": value for name, value in state.items()}, list(weights)
 
 
-def _image_block(weights: Mapping[str, torch.Tensor], source: str, target: str) -> dict[str, torch.Tensor]:
-    """One block: three projections become one, LayerScale multiplies the rows of what it scaled."""
+def _take_image_block(weights: dict[str, torch.Tensor], source: str, target: str) -> dict[str, torch.Tensor]:
+    """Take one block out of `weights`: three projections become one, LayerScale multiplies the rows it scaled."""
     norms = ("norm1", "norm2") if f"{source}.norm1.weight" in weights else ("layernorm_before", "layernorm_after")
     names = {
         norms[0]: "layernorm_before",
@@ -302,16 +337,16 @@ def _image_block(weights: Mapping[str, torch.Tensor], source: str, target: str) 
         "mlp.fc1": "intermediate.dense",
         "mlp.fc2": "output.dense",
     }
-    scales = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.lambda1"}
+    scaled_by = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.lambda1"}
+    scales = {old: weights.pop(f"{source}.{name}", None) for old, name in scaled_by.items()}
     state = {}
     for kind in ("weight", "bias"):
         for old, new in names.items():
-            value = weights[f"{source}.{old}.{kind}"]
-            scale = weights.get(f"{source}.{scales[old]}") if old in scales else None
+            value, scale = weights.pop(f"{source}.{old}.{kind}"), scales.get(old)
             if scale is not None:
                 value = scale[:, None] * value if kind == "weight" else scale * value
             state[f"{target}.{new}.{kind}"] = value
         projections = [f"{source}.attention.{part}_proj.{kind}" for part in "qkv"]
         if projections[0] in weights:
-            state[f"{target}.attention.attention.qkv.{kind}"] = torch.cat([weights[name] for name in projections])
+            state[f"{target}.attention.attention.qkv.{kind}"] = torch.cat([weights.pop(name) for name in projections])
     return state
