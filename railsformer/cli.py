@@ -6,8 +6,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from railsformer.data.proxies import ProxySettings
 
 __all__ = ["main"]
 
@@ -100,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
     _add_build(verbs)
+    _add_analyze(verbs)
     train = verbs.add_parser(
         "train", help="fine-tune a model (= accelerate launch scripts/finetune.py)", add_help=False
     )
@@ -113,9 +118,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_build(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     build = verbs.add_parser("build", help="turn a folder of videos and labels into a dataset")
-    build.add_argument("source", help="folder with one folder a class, or with the files that --annotations names")
+    build.add_argument(
+        "source",
+        help="folder with one folder a class, or with the files that --annotations names; or a Hub dataset of videos",
+    )
     build.add_argument("--output_dir", required=True, help="folder of the dataset; must be absent or empty")
-    build.add_argument("--annotations", help="CSV table with the columns file_name and label")
+    build.add_argument(
+        "--annotations",
+        help="table (.csv, .tsv, .jsonl, .parquet) with the columns file_name and label, and where wanted "
+        "start_seconds, end_seconds and split; or an mmaction2 list (.txt) of `path label_index` lines",
+    )
+    build.add_argument("--label_names", help="names for the indices of a list, one a line (default: labels.txt)")
+    build.add_argument("--allow_outside", action="store_true", help="let the table name files outside SOURCE")
     build.add_argument(
         "--group_by",
         help="what must stay on one side of the split: a column of the table, the word 'folder', or a regular "
@@ -140,11 +154,44 @@ def _add_build(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     build.add_argument("--seed", type=int, default=0, help="breaks ties between equally good splits (default: 0)")
     build.add_argument(
         "--on_bad",
-        choices=("fail", "drop"),
+        choices=("fail", "drop", "salvage"),
         default="fail",
-        help="what to do with a file that is no video (default: fail)",
+        help="what to do with a file that cannot be read to its end: refuse the source, leave it out and list it, or "
+        "keep what decodes (default: fail)",
     )
+    _add_proxy(build)
+    limits = build.add_argument_group("limits", "of one file; what is beyond them is treated as a bad file")
+    limits.add_argument("--max_pixels", type=int, help="of one picture (default: 8192 x 8192)")
+    limits.add_argument("--max_seconds", type=float, help="default: 24 hours")
+    limits.add_argument("--max_frames", type=int, help="default: 24 hours at 60 a second")
+    limits.add_argument("--max_proxy_bytes", type=int, help="of the proxy of one segment (default: none)")
+    build.add_argument("--num_workers", type=int, help="processes that read and encode (default: one for each core)")
     build.set_defaults(run=_build)
+
+
+def _add_proxy(build: argparse.ArgumentParser) -> None:
+    proxies = build.add_argument_group(
+        "proxies", "every video is encoded once more so that training reads any of its pictures at once"
+    )
+    proxies.add_argument(
+        "--proxy",
+        choices=("small", "fast"),
+        default="small",
+        help="small is H.264, fast is MJPEG at several times the bytes (default: small)",
+    )
+    proxies.add_argument("--no_proxy", action="store_true", help="keep the originals, byte for byte")
+    proxies.add_argument("--proxy_short_side", type=int, metavar="PX", help="largest short side; nothing is enlarged")
+    proxies.add_argument("--proxy_fps", type=float, metavar="FPS", help="instants are right to within half of 1/FPS")
+    proxies.add_argument("--proxy_quality", type=int, help="CRF of H.264 or quantiser of MJPEG: lower is better")
+
+
+def _add_analyze(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    analyze = verbs.add_parser("analyze", help="look at what is in a dataset: figures, contact sheets, advice")
+    analyze.add_argument("dataset", help="dataset folder or Hub id")
+    analyze.add_argument("--output_dir", required=True, help="folder of the report; must be absent or empty")
+    analyze.add_argument("--seed", type=int, default=0, help="draws the clips of the contact sheets (default: 0)")
+    analyze.add_argument("--num_workers", type=int, help="threads that read (default: one for each core)")
+    analyze.set_defaults(run=_analyze)
 
 
 def _add_evaluate(verbs: "argparse._SubParsersAction[_Parser]") -> None:
@@ -155,12 +202,25 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     evaluate.add_argument("--output_dir", required=True, help="folder of the report; must be absent or empty")
     evaluate.add_argument("--num_clips", type=int, default=1, help="clips a video, their scores averaged (default: 1)")
     evaluate.add_argument(
+        "--num_crops",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="crops of a clip: 1, the centre, or 3 along the long side; scores averaged (default: 1)",
+    )
+    evaluate.add_argument(
+        "--average",
+        choices=("probabilities", "logits"),
+        default="probabilities",
+        help="what is averaged over the clips and crops of a video (default: probabilities)",
+    )
+    evaluate.add_argument(
         "--frame_order",
         choices=("forwards", "middle"),
         default="forwards",
         help="middle shows the middle frame in every place: what is recognised without motion (default: forwards)",
     )
-    evaluate.add_argument("--batch_size", type=int, default=8, help="clips a forward pass (default: 8)")
+    evaluate.add_argument("--batch_size", type=int, default=8, help="clips x crops a forward pass (default: 8)")
     evaluate.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")
     evaluate.set_defaults(run=_evaluate)
 
@@ -210,27 +270,62 @@ def _quiet_transformers() -> None:
 
 def _build(parsed: argparse.Namespace) -> None:
     from railsformer.data.builder import build_dataset
+    from railsformer.data.probe import VideoLimits
 
+    limits = {name: getattr(parsed, name) for name in ("max_pixels", "max_seconds", "max_frames")}
     summary = build_dataset(
         parsed.source,
         output_dir=parsed.output_dir,
         annotations=parsed.annotations,
+        label_names=parsed.label_names,
         group_by=parsed.group_by,
+        allow_outside=parsed.allow_outside,
         splits=tuple(parsed.splits),
         test_groups=parsed.test_groups,
         validation_groups=parsed.validation_groups,
         split=parsed.split,
         seed=parsed.seed,
         on_bad=parsed.on_bad,
+        proxy=_proxy_settings(parsed),
+        limits=VideoLimits(**{name: value for name, value in limits.items() if value is not None}),
+        max_proxy_bytes=parsed.max_proxy_bytes,
+        num_workers=parsed.num_workers,
         command=parsed.command,
         progress=True,
     )
     print(summary.balance_table())
     print(
         f"\nsplit {summary.split_kind}; on more than one side: {summary.groups_on_several_sides} groups, "
-        f"{summary.copies_on_several_sides} exact copies"
+        f"{summary.copies_on_several_sides} exact copies, {summary.near_copies_on_several_sides} near copies"
     )
-    print(f"dataset: {summary.output_dir}")
+    if summary.num_copies_left_out:
+        print(f"{summary.num_copies_left_out} videos left out because a copy lies on another side: audit.json")
+    print(f"{summary.leak_sentence}\ndataset: {summary.output_dir}")
+
+
+def _proxy_settings(parsed: argparse.Namespace) -> "ProxySettings | None":
+    from railsformer.data.proxies import PROXY_PRESETS
+
+    names = {"short_side_px": "proxy_short_side", "fps": "proxy_fps", "quality": "proxy_quality"}
+    asked = {field: getattr(parsed, flag) for field, flag in names.items() if getattr(parsed, flag) is not None}
+    if parsed.no_proxy:
+        if asked:
+            raise ValueError(f"--no_proxy keeps the originals; drop it, or drop --{names[next(iter(asked))]}")
+        return None
+    return replace(PROXY_PRESETS[parsed.proxy], **asked)
+
+
+def _analyze(parsed: argparse.Namespace) -> None:
+    from railsformer.data.analysis_report import analyze_dataset
+
+    summary = analyze_dataset(
+        parsed.dataset,
+        output_dir=parsed.output_dir,
+        seed=parsed.seed,
+        num_workers=parsed.num_workers,
+        progress=True,
+    )
+    print(summary)
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -264,6 +359,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         output_dir=parsed.output_dir,
         split=parsed.split,
         num_clips=parsed.num_clips,
+        num_crops=parsed.num_crops,
+        average=parsed.average,
         frame_order=parsed.frame_order,
         batch_size=parsed.batch_size,
         num_workers=parsed.num_workers,

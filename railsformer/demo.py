@@ -89,7 +89,7 @@ def run_demo(output_dir: str | Path, *, run_verb: Callable[[Sequence[str]], int]
     _step(2, "Build a dataset: whole recordings go to training, validation or test, none to two of them")
     table, dataset = folder / "yard" / "annotations.csv", folder / "dataset"
     _run(run_verb, "build", folder / "yard", "--annotations", table, "--group_by", "recording", "--splits", *SPLITS,
-         "--output_dir", dataset)  # fmt: skip
+         "--no_proxy", "--output_dir", dataset)  # fmt: skip
 
     _step(3, "Fine-tune: the trunk has seen moving shapes, never a yard; its head is new")
     _finetune(folder, "run", "--model", str(TRUNK))

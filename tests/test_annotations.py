@@ -1,5 +1,7 @@
 import codecs
+import logging
 import os
+import unicodedata
 
 import pytest
 
@@ -128,7 +130,6 @@ def test_linked_folders_are_read_once(tmp_path):
         ("file_name,label\ncam_1/a.mp4,x,y\n", None, "row 2: 3 cells where the header has 2; .* double quotes"),
         ("file_name,label,a,a\ncam_1/a.mp4,x,1,2\n", None, "the column 'a' stands there 2 times"),
         ("file_name,label,\ncam_1/a.mp4,x,\n", None, "a column has no name"),
-        ("file_name,label,start_seconds\ncam_1/a.mp4,x,1\n", None, "'start_seconds': segments of long videos come wi"),
         ("file_name,label,video\ncam_1/a.mp4,x,1\n", None, "the name 'video' is taken"),
         ("file_name,label,group\ncam_1/a.mp4,x,1\n", None, "column 'group' is there but --group_by is not given"),
         ("file_name,label,camera\ncam_1/a.mp4,x,\n", "camera", "row 2: column 'camera' is empty for cam_1/a.mp4"),
@@ -160,7 +161,7 @@ def test_a_table_in_another_encoding(source):
 
 
 def test_a_table_that_is_none(source):
-    with pytest.raises(ValueError, match=r"annotations .*a\.mp4 is a video by its name; give a CSV table"):
+    with pytest.raises(ValueError, match=r"annotations .*a\.mp4 is a video by its name; give a table"):
         read_annotations(source, annotations=source / "cam_1/a.mp4")
     table = source / "table.csv"
     table.write_bytes(bytes(range(256)))
@@ -231,3 +232,245 @@ def test_one_class_folder(tmp_path):
 )
 def test_stored_names(file_name, expected):
     assert stored_name(file_name) == expected
+
+
+def _read(source, text, **options):
+    return read_annotations(source, annotations=_table(source, text), **options)
+
+
+def test_segments_of_one_file(source):
+    found = _read(
+        source,
+        "file_name,label,start_seconds,end_seconds,note\ncam_2/a.mp4,x,5,,late\ncam_1/a.mp4,y,,,whole\n"
+        "cam_2/a.mp4,y,,2.5,early\ncam_2/a.mp4,x,2.5,0:05,middle\n",
+    )
+    assert [(one.name, one.label, one.start_seconds, one.end_seconds, one.row) for one in found.segments] == [
+        ("cam_1/a.mp4", "y", 0, None, 3),
+        ("cam_2/a.mp4@0-2.5", "y", 0, 2.5, 4),
+        ("cam_2/a.mp4@2.5-5", "x", 2.5, 5, 5),
+        ("cam_2/a.mp4@5-end", "x", 5, None, 2),
+    ]
+    assert [one.is_whole_file for one in found.segments] == [True, False, False, False]
+    assert found.column_names == ("note",)
+    assert set(found.groups) == {"cam_1/a.mp4", "cam_2/a.mp4"}  # all segments of a file are of one group
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("cam_1/a.mp4,x,5,5", "row 2: end_seconds must be after start_seconds, got 5 and 5"),
+        ("cam_1/a.mp4,x,,0", "row 2: end_seconds must be after start_seconds, got 0 and 0"),
+        ("cam_1/a.mp4,x,-1,5", "row 2: start_seconds must be from 0 to 10000000 seconds, got -1"),
+        ("cam_1/a.mp4,x,nan,5", r"row 2: start_seconds must be seconds \(12.5\) or a clock time .*, got nan"),
+        ("cam_1/a.mp4,x,1,inf", "row 2: end_seconds must be seconds .*, got inf"),
+        ("cam_1/a.mp4,x,1,1e9", "row 2: end_seconds must be from 0 to"),
+        (
+            "cam_1/a.mp4,x,1,2\ncam_1/a.mp4,y,1.0,0:02",
+            "row 3: file_name cam_1/a.mp4 from 1 s to 2 s is already in row 2",
+        ),
+        ("cam_1/a.mp4,x,,\ncam_1/a.mp4,x,0,", "row 3: file_name cam_1/a.mp4 is already in row 2"),
+        (
+            "cam_1/a.mp4,x,4,9\ncam_1/a.mp4,y,0,5",
+            "row 2: cam_1/a.mp4 is 'x' from 4 s to 9 s, but 'y' from 0 s to 5 s in row 3; .* from 4 s to 5 s",
+        ),
+        (
+            "cam_1/a.mp4,x,,\ncam_1/a.mp4,y,3,4",
+            "row 3: .* is 'y' from 3 s to 4 s, but 'x' from 0 s to the end in row 2",
+        ),
+        # the longest of the same label, not the last one, is what overlaps
+        ("cam_1/a.mp4,x,0,9\ncam_1/a.mp4,x,1,2\ncam_1/a.mp4,y,5,6", "row 4: .* but 'x' from 0 s to 9 s in row 2"),
+    ],
+)
+def test_bad_times(source, rows, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        _read(source, f"file_name,label,start_seconds,end_seconds\n{rows}\ncam_2/a.mp4,z,,\n")
+    assert "\n" not in str(caught.value)
+
+
+def test_overlaps_of_one_label_are_told_once(source, caplog):
+    rows = "".join(f"cam_1/a.mp4,x,{i},{i + 1.5}\n" for i in range(5))
+    with caplog.at_level(logging.WARNING):
+        found = _read(source, f"file_name,label,start_seconds,end_seconds\n{rows}cam_2/a.mp4,y,,\n")
+    assert len(found.segments) == 6
+    messages = [record.message for record in caplog.records if "overlap" in record.message]
+    assert len(messages) == 1
+    assert messages[0].startswith("4 segment(s) overlap")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("start", "start"), ("end", "end"), ("End_Sec", "end"), ("startSeconds", "start")]
+)
+def test_times_under_another_name_are_not_overlooked(source, name, meant):
+    with pytest.raises(ValueError, match=f"row 1: column '{name}', did you mean '{meant}_seconds'"):
+        _read(source, f"file_name,label,{name}\ncam_1/a.mp4,x,1\n")
+
+
+def test_columns_that_may_be_times_are_told(source, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = _read(source, "file_name,label,start_time\ncam_1/a.mp4,x,14:33:05\ncam_2/a.mp4,y,\n")
+    assert found.column_names == ("start_time",)
+    assert any("start_time are carried along but not read as times" in record.message for record in caplog.records)
+
+
+def test_split_column(source):
+    rows = "cam_1/a.mp4,x,Training\ncam_2/a.mp4,y,val\ncam_1/b.MP4,x, test \n"
+    found = _read(source, f"file_name,label,split\n{rows}")
+    assert [one.split for one in found.segments] == ["train", "test", "validation"]
+    assert found.column_names == ()
+    empty = _read(source, "file_name,label,split\ncam_1/a.mp4,x,\ncam_2/a.mp4,y,\n")
+    assert [one.split for one in empty.segments] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "group_by", "message"),
+    [
+        ("cam_1/a.mp4,x,holdout,1", None, r"row 2: split must be train, validation \(val.* or test, got 'holdout'"),
+        ("cam_1/a.mp4,x,,1\ncam_2/a.mp4,y,dev,2", None, "row 2: split is empty for .*, but 'validation' in row 3"),
+        (
+            "cam_1/a.mp4,x,train,1\ncam_2/a.mp4,y,test,1",
+            "camera",
+            "row 3: group '1' is in split 'test', but in 'train' in row 2; a group must stay on one side",
+        ),
+        ("cam_1/a.mp4,x,train,1", "split", "--group_by split: name a recording or camera column"),
+    ],
+)
+def test_bad_splits(source, rows, group_by, message):
+    with pytest.raises(ValueError, match=message):
+        _read(source, f"file_name,label,split,camera\n{rows}\ncam_1/b.MP4,z,train,9\n", group_by=group_by)
+
+
+def test_segments_of_one_file_in_two_groups_are_refused(source):
+    text = "file_name,label,end_seconds,start_seconds,camera\ncam_1/a.mp4,x,1,,n\ncam_1/a.mp4,y,2,1,s\n"
+    with pytest.raises(ValueError, match=r"row 3: cam_1/a.mp4 is in group 's', but in 'n' in row 2"):
+        _read(source, text, group_by="camera")
+
+
+@pytest.mark.parametrize("other", ["Danger", "danger  zone", "de\u0301ja\u0300"])
+def test_labels_that_look_alike_are_refused(source, other):
+    common = {"Danger": "danger", "danger  zone": "danger zone", "de\u0301ja\u0300": "d\u00e9j\u00e0"}[other]
+    with pytest.raises(ValueError, match=f"row 3: label '{other}' differs from '{common}' .*did you mean '{common}'"):
+        _read(source, f"file_name,label\ncam_1/a.mp4,{common}\ncam_2/a.mp4,{other}\ncam_1/b.MP4,{common} \n")
+
+
+def test_files_outside_the_source(source, tmp_path):
+    outside = tmp_path / "elsewhere/c.mp4"
+    outside.parent.mkdir()
+    outside.touch()
+    text = f"file_name,label\n../elsewhere/./c.mp4,x\n{source}/cam_1/a.mp4,y\n"
+    with pytest.raises(ValueError, match=r"row 2: file_name .* points outside .* allow it with --allow_outside"):
+        _read(source, text)
+    found = _read(source, text, allow_outside=True)
+    assert [one.file_name for one in found.segments] == ["../elsewhere/c.mp4", "cam_1/a.mp4"]
+    assert all(one.path.is_file() for one in found.segments)
+    assert "cam_1/a.mp4" not in found.left_out
+    text = f"file_name,label\n../elsewhere/c.mp4,x\n{outside},y\n"
+    with pytest.raises(ValueError, match="is already in row"):
+        _read(source, text, allow_outside=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    table = _table(source, f"file_name,label\n{outside},x\n{source}/cam_1/a.mp4,y\n")
+    assert len(read_annotations(empty, annotations=table, allow_outside=True).segments) == 2
+
+
+def test_a_link_inside_the_source_may_lead_out(source, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/c.mp4").touch()
+    (source / "link").symlink_to(tmp_path / "disk")
+    found = _read(source, "file_name,label\nlink/c.mp4,x\ncam_1/a.mp4,y\n")
+    assert [one.file_name for one in found.segments] == ["cam_1/a.mp4", "link/c.mp4"]
+
+
+@pytest.mark.parametrize(("stored", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_may_be_encoded_either_way(source, stored, written):
+    (source / unicodedata.normalize(stored, "Gare de l'Évêché.mp4")).touch()
+    row = unicodedata.normalize(written, "Gare de l'Évêché.mp4")
+    found = _read(source, f"file_name,label\n{row},x\ncam_1/a.mp4,y\n")
+    assert all(one.path.is_file() for one in found.segments)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("cam_1/A.mp4", "cam_1/A.mp4 is not in .*; add the file"),  # two files are called so: no hint
+        ("D É.WEBM", "did you mean 'cam_2/d é.webm'"),
+        ("cam_2/dé.webm", "did you mean 'cam_2/d é.webm'"),
+        ("cam_1", r"is not in .* as a file \(it is a folder or a device\)"),
+        (f"{'x' * 300}.mp4", r"cannot be read in .* \(File name too long\)"),
+        ('"cam_1/a\nb.mp4"', r"file_name 'cam_1/a\\nb.mp4' holds a control character"),
+        ("cam_1/a\0.mp4", "holds a control character"),
+    ],
+)
+def test_names_that_are_not_there(source, cell, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        _read(source, f"file_name,label\n{cell},x\n")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stray_name_with_a_line_break_stops_class_folders_but_no_table(source, caplog):
+    (source / "cam_1/two\nlines.mp4").touch()
+    with caplog.at_level(logging.WARNING):
+        found = _read(source, "file_name,label\ncam_1/b.MP4,x\ncam_1/a.mp4,y\n")
+    assert "cam_1/two\nlines.mp4" in found.left_out
+    assert not any("\n" in record.message for record in caplog.records)
+    with pytest.raises(ValueError, match=r"file_name 'cam_1/two\\nlines.mp4' holds a control character"):
+        read_annotations(source)
+
+
+def test_a_pipe_in_a_class_folder_is_refused(source):
+    os.mkfifo(source / "cam_1/p.mp4")  # to open it would wait for ever
+    with pytest.raises(ValueError, match=r"cam_1/p.mp4 is a pipe, socket or device"):
+        read_annotations(source)
+    with pytest.raises(FileNotFoundError, match=r"row 2: cam_1/p.mp4 is not in .* as a file"):
+        _read(source, "file_name,label\ncam_1/p.mp4,x\n")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(source):
+    (source / "cam_2").chmod(0)
+    try:
+        with pytest.raises(ValueError, match=r"cam_2 cannot be read \(Permission denied\)"):
+            read_annotations(source)
+        assert len(_read(source, "file_name,label\ncam_1/b.MP4,x\ncam_1/a.mp4,y\n").segments) == 2
+    finally:
+        (source / "cam_2").chmod(0o755)
+
+
+def test_a_dangling_link_is_for_the_probe_to_name(source):
+    (source / "cam_1/gone.mp4").symlink_to(source / "nowhere.mp4")
+    assert "cam_1/gone.mp4" in [one.file_name for one in read_annotations(source).segments]
+
+
+def test_folders_of_splits_hold_class_folders(tmp_path):
+    for name in ("train/up/r1/a.mp4", "train/down/r2/a.mp4", "val/up/r3/b.mp4", "test/down/r4/c.mp4", "test/x.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = read_annotations(tmp_path, group_by="folder")
+    assert [(one.label, one.split, one.group) for one in found.segments] == [
+        ("down", "test", "r4"),
+        ("down", "train", "r2"),
+        ("up", "train", "r1"),
+        ("up", "validation", "r3"),
+    ]
+    assert found.left_out == ("test/x.mp4",)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train/a.mp4", "no_train/b.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert read_annotations(tmp_path).labels == ["no_train", "train"]
+
+
+def test_label_names_without_a_list(source):
+    with pytest.raises(ValueError, match="label_names goes with a list"):
+        read_annotations(source, label_names=source / "labels.txt")
+    with pytest.raises(ValueError, match=r"label_names goes with a list .*clips.csv is a table"):
+        _read(source, "file_name,label\n", label_names=source / "labels.txt")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows(source):
+    """Quadratic work would take hours."""
+    rows = "".join(f"cam_1/a.mp4,{'xy'[i % 2]},{i},{i + 1}\n" for i in range(100_000))
+    found = _read(source, f"file_name,label,start_seconds,end_seconds\n{rows}")
+    assert len(found.segments) == 100_000

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from videos import write_video
+from videos import frame_number, write_video
 
 import railsformer.data.builder as builder
 from railsformer.data.builder import build_dataset
-from railsformer.data.video import VideoDecodeError
+from railsformer.data.clips import load_video_dataset
+from railsformer.data.probe import probe_video
+from railsformer.data.quarantine import read_probe_table
+from railsformer.data.video import VideoDecodeError, read_frames
 
 # Reads a dataset as someone without this package does, and prints what came back.
 READER = """
@@ -86,6 +89,7 @@ def built(yard, tmp_path_factory):
         test_groups=["cam 2"],
         validation_groups=["cam 1"],
         command="railsformer build yard",
+        proxy=None,
         progress=False,
     )
     return folder, summary
@@ -210,7 +214,7 @@ def test_dataset_json_and_card(built):
     for line in (
         "| rare | 2 | 0 | 0 | 2 |",
         "| **all** | 4 | 4 | 4 | 12 |",
-        "By camera (3 groups). Groups on more than one side: 0.",
+        "By camera (3 groups). Groups on more than one side: 0; sets of exact copies: 0;",
         "- Command: `railsformer build yard`",
         f"- Fingerprint: `{summary.fingerprint}`",
         "- No video in test of: rare",
@@ -219,7 +223,7 @@ def test_dataset_json_and_card(built):
 
 
 def test_fingerprint_follows_the_content_alone(yard, tmp_path, built):
-    options = {"annotations": yard / "clips.csv", "group_by": "camera", "progress": False}
+    options = {"annotations": yard / "clips.csv", "group_by": "camera", "proxy": None, "progress": False}
     sides = {"test_groups": ["cam 2"], "validation_groups": ["cam 1"]}
     again = build_dataset(yard, output_dir=tmp_path / "again", seed=5, num_workers=1, **options, **sides)
     assert again.fingerprint == built[1].fingerprint
@@ -240,6 +244,7 @@ def test_same_build_gives_the_same_files(yard, tmp_path, built):
         test_groups=["cam 2"],
         validation_groups=["cam 1"],
         command="railsformer build yard",
+        proxy=None,
         progress=False,
     )
     first, second = _snapshot(folder), _snapshot(tmp_path / "dataset")
@@ -252,17 +257,17 @@ def test_same_build_gives_the_same_files(yard, tmp_path, built):
 def test_class_folders_with_colliding_and_awkward_names(tmp_path):
     source = tmp_path / "source"
     for index, label in enumerate(("1", "no", "10")):
-        for name in ("clip.mp4", "CLIP.MP4", "a.csv.csv.mkv", "x::y #1?.webm", ".hidden.mp4", "e\u0301.mov"):
+        names = ("clip.mp4", "CLIP.MP4", "a.csv.csv.mkv", "x::y #1?.webm", ".hidden.mp4", "e\u0301.mov")
+        for number, name in enumerate(names):
             path = source / label / name
-            write_video(
-                path.with_suffix(".mkv" if name.endswith(".webm") else path.suffix.lower()), num_frames=3 + index
-            )
+            suffix = ".mkv" if name.endswith(".webm") else path.suffix.lower()
+            write_video(path.with_suffix(suffix), num_frames=3 + index, first_number=30 * index + 5 * number)
             if name.endswith(".webm"):
                 path.with_suffix(".mkv").rename(path)
             elif name == "CLIP.MP4":
                 path.with_suffix(".mp4").rename(path)
     output_dir = tmp_path / "dataset"
-    summary = build_dataset(source, output_dir=output_dir, progress=False)
+    summary = build_dataset(source, output_dir=output_dir, proxy=None, progress=False)
     assert summary.split_kind == "by file; recordings unknown"
     assert summary.labels == ("1", "10", "no")
     found = _load_without_us(output_dir, tmp_path)
@@ -282,8 +287,9 @@ def test_suffixes_that_datasets_does_not_know(tmp_path, suffix):
     source = tmp_path / "source"
     codec = {".webm": "libvpx", ".flv": "flv"}.get(suffix, "libx264")
     for index in range(6):
-        write_video(source / ("a", "b")[index % 2] / f"{index}{suffix}", num_frames=3 + index, codec=codec)
-    build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
+        path = source / ("a", "b")[index % 2] / f"{index}{suffix}"
+        write_video(path, num_frames=3 + index, first_number=10 * index, codec=codec)
+    build_dataset(source, output_dir=tmp_path / "dataset", proxy=None, progress=False)
     if suffix == ".webm":  # one reading is enough: the stored suffixes are what counts
         assert sum(len(side["rows"]) for side in _load_without_us(tmp_path / "dataset", tmp_path).values()) == 6
     stored = {path.suffix for path in (tmp_path / "dataset/data").rglob("[0-9]*")}
@@ -295,7 +301,7 @@ def damaged(yard, tmp_path):
     """Class folders with two files that are no videos."""
     source = tmp_path / "source"
     for index in range(8):
-        write_video(source / ("a", "b")[index % 2] / f"{index}.mp4", num_frames=3 + index)
+        write_video(source / ("a", "b")[index % 2] / f"{index}.mp4", num_frames=3 + index, first_number=20 * index)
     (source / "a/broken.mp4").write_text("no video")
     (source / "b/empty.mp4").touch()
     return source
@@ -311,7 +317,7 @@ def test_files_that_are_no_videos_are_refused(damaged, tmp_path):
     ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_files_that_are_no_videos_can_be_left_out(damaged, tmp_path):
@@ -321,8 +327,9 @@ def test_files_that_are_no_videos_can_be_left_out(damaged, tmp_path):
     with (tmp_path / "dataset/quarantine.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file_name"], row["label"]) for row in rows] == [("a/broken.mp4", "a"), ("b/empty.mp4", "b")]
-    assert rows[1]["reason"] == "the file is empty (0 bytes)"
-    assert "2 file(s) could not be read as videos" in (tmp_path / "dataset/README.md").read_text(encoding="utf-8")
+    assert [row["reason_class"] for row in rows] == ["unreadable", "empty"]
+    assert rows[1]["reason"].startswith("the file is empty (0 bytes)")
+    assert "2 video(s) could not be read" in (tmp_path / "dataset/README.md").read_text(encoding="utf-8")
 
 
 def test_a_label_without_a_readable_file(damaged, tmp_path):
@@ -341,14 +348,37 @@ def test_random_split_is_named_and_its_leaks_are_counted(yard, tmp_path):
         build_dataset(yard, output_dir=tmp_path / "other", test_groups=["cam 1"], **options)
 
 
-def test_copies_across_sides_are_counted(tmp_path, caplog):
+@pytest.mark.parametrize("split", ["group", "random"])
+def test_copies_never_lie_on_two_sides(tmp_path, split):
     source = tmp_path / "source"
     for number, label in enumerate(("a", "b")):
-        for index in range(3):
-            write_video(source / label / f"{index}.mp4", num_frames=5, first_number=number)
-    summary = build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
-    assert summary.copies_on_several_sides == 2
-    assert "2 video(s) have an exact copy in another split" in caplog.text
+        for index in range(8):
+            write_video(source / label / f"{index}.mp4", num_frames=5, first_number=4 * number + index // 2)
+    summary = build_dataset(source, output_dir=tmp_path / "dataset", split=split, progress=False)
+    assert summary.copies_on_several_sides == 0
+    audit = json.loads((tmp_path / "dataset/audit.json").read_text(encoding="utf-8"))
+    assert len(audit["exact_copies"]["clusters"]) == 8
+    assert audit["random_split"]["exact_leaked"] > 0
+
+
+def test_the_training_copy_goes_where_sides_are_fixed(tmp_path):
+    source = tmp_path / "source"
+    rows = []
+    for index in range(8):
+        name = f"{index}.mp4"
+        write_video(source / name, num_frames=5, first_number=0 if index in (0, 7) else 20 * index)
+        split = "test" if index > 5 else "validation" if index > 3 else "train"
+        rows.append(f"{name},{'a' if index in (0, 2, 4, 7) else 'b'},{split}")
+    (source / "clips.csv").write_text("file_name,label,split\n" + "\n".join(rows), encoding="utf-8")
+    summary = build_dataset(source, output_dir=tmp_path / "dataset", annotations=source / "clips.csv", progress=False)
+    assert [sum(row.values()) for row in summary.counts.values()] == [3, 2, 2]
+    assert summary.split_kind == "by file; recordings unknown; train and validation and test as the annotations say"
+    audit = json.loads((tmp_path / "dataset/audit.json").read_text(encoding="utf-8"))
+    assert audit["left_out"] == [{"file_name": "0.mp4", "copy_of": "7.mp4", "kind": "exact"}]
+    with pytest.raises(ValueError, match="the annotations name a split for every video"):
+        build_dataset(
+            source, output_dir=tmp_path / "x", annotations=source / "clips.csv", split="random", progress=False
+        )
 
 
 def test_copies_with_two_labels_are_refused(tmp_path):
@@ -356,9 +386,9 @@ def test_copies_with_two_labels_are_refused(tmp_path):
     for label in ("a", "b"):
         for index in range(3):
             write_video(source / label / f"{index}.mp4", num_frames=5 + index + (label == "b"))
-    with pytest.raises(ValueError, match=r"a/1\.mp4 is labelled 'a' and b/0\.mp4 'b', but they are the same file"):
+    with pytest.raises(ValueError, match=r"a/1\.mp4 is labelled 'a' and b/0\.mp4 'b', but they show the same"):
         build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert not (tmp_path / "dataset").exists()
 
 
 @pytest.mark.parametrize(
@@ -371,7 +401,7 @@ def test_copies_with_two_labels_are_refused(tmp_path):
         ({"output_dir": "x" * 300}, PermissionError, r"cannot be written \(File name too long\)"),
         ({"seed": -3}, ValueError, "seed must be 0 or more, got -3"),
         ({"split": "rows"}, ValueError, "split must be one of group, random, got rows"),
-        ({"on_bad": "skip"}, ValueError, "on_bad must be one of fail, drop, got skip"),
+        ({"on_bad": "skip"}, ValueError, "on_bad must be one of fail, drop, salvage, got skip"),
         ({"splits": (0.5, 0.5)}, ValueError, "splits must be three shares"),
         ({"test_groups": ["cam 9"]}, ValueError, "no group 'cam 9', did you mean 'cam "),
         ({"test_groups": ["cam 0"]}, ValueError, "label 'rare' would have no training sample"),
@@ -394,43 +424,92 @@ def test_output_inside_the_source_is_refused(damaged):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_interruptions_leave_nothing_behind(yard, tmp_path, monkeypatch, interruption):
+def test_a_build_that_was_stopped_goes_on(yard, tmp_path, monkeypatch, interruption, capfd):
     def stop(*_, **__):
         raise interruption
 
-    monkeypatch.setattr(builder, "_write_json", stop)
-    with pytest.raises(type(interruption)):
-        build_dataset(
-            yard,
-            output_dir=tmp_path / "dataset",
-            annotations=yard / "clips.csv",
-            group_by="camera",
-            progress=False,
-        )
-    assert list(tmp_path.iterdir()) == []
+    options = {"output_dir": tmp_path / "dataset", "annotations": yard / "clips.csv", "group_by": "camera"}
+    with monkeypatch.context() as patched:
+        patched.setattr(builder, "_write_json", stop)
+        with pytest.raises(type(interruption)):
+            build_dataset(yard, progress=False, **options)
+    assert not (tmp_path / "dataset").exists()
+    (left,) = tmp_path.iterdir()
+    proxies = {path: path.stat().st_mtime_ns for path in (left / "parts/videos").iterdir()}
+    assert len(proxies) == 12
+    seen = []
+    put_in_place = builder.put_in_place
+
+    def look(*arguments, **keywords):
+        seen.append({path: path.stat().st_mtime_ns for path in (left / "parts/videos").iterdir()})
+        return put_in_place(*arguments, **keywords)
+
+    monkeypatch.setattr(builder, "put_in_place", look)
+    build_dataset(yard, progress=False, **options)
+    assert seen == [proxies]
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
 def test_two_builds_at_once_do_not_destroy_each_other(yard, tmp_path, monkeypatch):
     options = {"output_dir": tmp_path / "dataset", "annotations": yard / "clips.csv", "progress": False}
     write_json = builder._write_json
 
-    def be_overtaken(*arguments):
+    def be_joined(*arguments):
         monkeypatch.setattr(builder, "_write_json", write_json)
-        build_dataset(yard, **options)
+        with pytest.raises(FileExistsError, match=r"output_dir .*dataset is being written by another process"):
+            build_dataset(yard, **options)
         write_json(*arguments)
 
-    monkeypatch.setattr(builder, "_write_json", be_overtaken)
-    with pytest.raises(FileExistsError, match=r"output_dir .*dataset was written by somebody else meanwhile"):
-        build_dataset(yard, **options)
+    monkeypatch.setattr(builder, "_write_json", be_joined)
+    build_dataset(yard, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert len(list((tmp_path / "dataset/data").rglob("*.mp4"))) == 12
+
+
+def test_segments_become_files_of_their_own(tmp_path):
+    source = tmp_path / "source"
+    for index in range(4):
+        write_video(source / f"long {index}.mp4", num_frames=60, fps=10, first_number=60 * index)
+    rows = [
+        f"long {index}.mp4,{label},{start},{end}"
+        for index in range(4)
+        for label, start, end in (("calm", "", "2.5"), ("hazard", "0:03", "5.05"))
+    ]
+    (source / "times.csv").write_text("file_name,label,start_seconds,end_seconds\n" + "\n".join(rows))
+    for proxy in (None, builder.PROXY_PRESETS["small"]):
+        folder = tmp_path / f"dataset {proxy is None}"
+        build_dataset(source, output_dir=folder, annotations=source / "times.csv", proxy=proxy, progress=False)
+        found = {}
+        for table in folder.glob("data/*/metadata.csv"):
+            with table.open(encoding="utf-8", newline="") as file:
+                found |= {row["file_name"]: (table.parent, row) for row in csv.DictReader(file)}
+        assert len(found) == 8
+        place, row = found["long 2@3-5_05.mp4"]
+        assert (row["source"], row["start_seconds"], row["end_seconds"]) == ("long 2.mp4", "3.0", "5.05")
+        assert probe_video(place / "long 2@3-5_05.mp4").duration_seconds == pytest.approx(2.05, abs=0.11)
+        pictures = read_frames(place / "long 2@3-5_05.mp4", [0.0, 1.0, 2.0])
+        assert [frame_number(picture) for picture in pictures] == [150, 160, 170]
+
+
+def test_proxies_hold_what_the_originals_show(yard, tmp_path):
+    summary = build_dataset(yard, output_dir=tmp_path / "dataset", annotations=yard / "clips.csv", progress=False)
+    facts = json.loads((tmp_path / "dataset/dataset.json").read_text(encoding="utf-8"))
+    assert facts["proxy"]["kind"] == "h264"
+    assert "Training proxies, not the originals: h264" in (tmp_path / "dataset/README.md").read_text(encoding="utf-8")
+    assert summary.num_dropped == 0
+    assert {
+        row["video"]["path"].rpartition(".")[2] for row in load_video_dataset(tmp_path / "dataset").split("train")
+    } == {"mp4"}
+    assert len(read_probe_table(tmp_path / "dataset/probe.parquet")) == 12
 
 
 def test_one_line_of_progress_a_stage(yard, tmp_path, capfd):
     build_dataset(yard, output_dir=tmp_path / "dataset", annotations=yard / "clips.csv")
     captured = capfd.readouterr()
     assert "checking videos" in captured.err
-    assert "copying videos" in captured.err
+    assert "looking for copies" in captured.err
+    assert "encoding proxies" in captured.err
+    assert "storing videos" in captured.err
     assert captured.out == ""
 
 

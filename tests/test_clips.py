@@ -11,9 +11,9 @@ import torch
 from videos import frame_number, write_video
 
 from railsformer.data.builder import build_dataset
-from railsformer.data.clips import ClipDataset, collate_clips, load_video_dataset
+from railsformer.data.clips import ClipDataset, collate_clips, load_video_dataset, measure_loader_memory
 from railsformer.data.sampling import ClipSampling
-from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels
+from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_crops, evaluation_pixels
 from railsformer.data.video import VideoDecodeError, read_frames
 
 PIXELS = PixelSettings(crop_px=48, short_side_px=48)  # as high as the videos, whose numbers survive a resize only
@@ -206,6 +206,94 @@ def test_a_video_shorter_than_the_clip_holds_its_end(tmp_path):
     rows = _rows([str(path)])
     assert _numbers(_clips(rows)[0]) == [0, 2, 2]
     assert _numbers(_clips(rows, augmentation=TrainingAugmentation(48, 48))[0]) == [0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("rules", "evaluation", "training"),
+    [
+        ({"short_video": "loop"}, [0, 2, 1, 0, 2], [0, 2, 1, 0, 2]),  # 0.2 s apart in 0.3 s
+        ({"short_video": "stretch"}, [0, 0, 1, 2, 2], [0, 0, 1, 2, 2]),
+        ({"clip_sampling": "segments"}, [0, 0, 1, 2, 2], None),
+    ],
+)
+def test_a_short_video_follows_the_models_rule(tmp_path, rules, evaluation, training):
+    rows = _rows([str(write_video(tmp_path / "a.mp4", num_frames=3, width=48, height=48))])
+    sampling = ClipSampling(num_frames=5, frame_interval=6, **rules)
+    assert _numbers(_clips(rows, sampling=sampling)[0]) == evaluation
+    drawn = _clips(rows, sampling=sampling, augmentation=TrainingAugmentation(48, 48))
+    assert training is None or _numbers(drawn[0]) == training
+
+
+def test_training_segments_are_a_function_of_seed_epoch_and_index(tmp_path):
+    rows = _rows([str(write_video(tmp_path / "a.mp4", num_frames=40, width=48, height=48))])
+    sampling = ClipSampling(4, 6, clip_sampling="segments")
+    clips = _clips(rows, sampling=sampling, augmentation=TrainingAugmentation(48, 48), seed=3)
+    drawn = []
+    for epoch in range(12):
+        clips.set_epoch(epoch)
+        drawn.append(_numbers(clips[0]))
+        assert _numbers(clips[0]) == drawn[-1]
+    assert all(number // 10 in (part, part + (number % 10 == 0)) for row in drawn for part, number in enumerate(row))
+    assert len({tuple(row) for row in drawn}) == 12
+
+
+def test_crops_of_a_clip_come_together_after_the_clips(tmp_path):
+    path = write_video(tmp_path / "wide.mp4", num_frames=20, width=128, height=48)
+    rows, pixels = _rows([str(path), str(path)], end_seconds=[2.0, 1.0]), PixelSettings(32, 40)
+    clips = _clips(rows, pixels=pixels, num_clips=2, num_crops=3)
+    assert len(clips) == 4
+    assert [clips[index]["video_index"] for index in range(4)] == [0, 0, 1, 1]
+    times = SAMPLING.evaluation_times(0.0, 2.0, num_clips=2)
+    for index in range(2):
+        expected = evaluation_crops(read_frames(path, times[index]), pixels)
+        assert torch.equal(clips[index]["pixel_values"], expected)
+    batch = collate_clips([clips[0], clips[3]])
+    assert batch["pixel_values"].shape == (2, 3, 3, 3, 32, 32)
+    assert batch["labels"].tolist() == [0, 0]
+    assert _clips(rows, num_crops=3, augmentation=AUGMENTATION)[0]["pixel_values"].shape == (3, 3, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_crops": 2}, "num_crops must be 1 or 3, got 2"), ({"num_clips": 0}, "num_clips must be at least 1, got 0")],
+)
+def test_views_that_do_not_exist_are_refused(loaded, options, message):
+    with pytest.raises(ValueError, match=message):
+        _clips(loaded.split("test"), **options)
+
+
+class _Hoarder(torch.utils.data.Dataset):
+    """Keeps 0.5 MiB of every clip that it gives."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        self.kept.append(np.full(2**19, index, dtype=np.uint8))
+        return {"pixel_values": torch.zeros(1, 3, 4, 4), "labels": 0}
+
+
+@pytest.mark.slow
+def test_loader_workers_keep_nothing_of_a_clip(loaded):
+    pixels = PixelSettings(112, 112)
+    clips = _clips(loaded.split("train"), pixels=pixels, augmentation=TrainingAugmentation(112, 128))
+    measured = measure_loader_memory(clips, num_clips=1500, batch_size=4, num_workers=2, measure_every=75)
+    assert [one.num_clips for one in measured] == [300, 600, 900, 1200, 1500]
+    settled, last = measured[2], measured[-1]
+    assert len(settled.worker_mib) == len(last.worker_mib) == 2
+    for before, after in zip(settled.worker_mib, last.worker_mib, strict=True):
+        assert before > 0
+        assert after - before < 50  # 300 clips a worker, if kept, would be 129 MiB
+    assert last.main_mib - settled.main_mib < 50
+
+
+def test_a_leak_in_a_worker_is_seen():
+    measured = measure_loader_memory(_Hoarder(), num_clips=200, batch_size=4, num_workers=2, measure_every=10)
+    for before, after in zip(measured[0].worker_mib, measured[-1].worker_mib, strict=True):
+        assert after - before > 25  # 80 clips of half a MiB and what was fetched ahead
 
 
 def test_an_unreadable_video_is_named_and_never_replaced(tmp_path):

@@ -133,3 +133,45 @@ def test_nothing_is_unpickled(tmp_path, capsys):
     (tmp_path / "text.pyth").write_text("no checkpoint")
     with pytest.raises(ValueError, match="cannot be read"):
         convert_checkpoint(tmp_path / "text.pyth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pos_embed", None, "lacks 'timesformer.embeddings.position_embeddings'"),
+        ("pos_embed", torch.zeros(1, 15, 64), "position_embeddings' must be of a square of patches, got 14"),
+        ("pos_embed", torch.zeros(17, 64), r"position_embeddings' must have 3 dimensions, got shape \(17, 64\)"),
+        ("blocks.0.mlp.fc1.weight", None, "lacks 'timesformer.encoder.layer.0.intermediate.dense.weight'"),
+        ("blocks.1.mlp.fc1.weight", None, "lacks 'timesformer.encoder.layer.1.intermediate.dense.weight'"),
+        ("blocks.0.attn.qkv.weight", torch.zeros(3, 3), r"qkv.weight' must have shape \(192, 64\) .*got \(3, 3\)"),
+        ("norm.weight", "x", "key 'model.norm.weight' of model_state must hold a tensor, got str"),
+        ("head.bias", None, "lacks 'classifier.bias'"),
+        ("time_embed", None, "lacks 'timesformer.embeddings.time_embeddings'"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_the_name_of_its_key(key, value, message, tmp_path):
+    state = _official(_model("divided_space_time"))
+    if value is None:
+        del state["model_state"][f"model.{key}"]
+    else:
+        state["model_state"][f"model.{key}"] = value
+    torch.save(state, tmp_path / "foreign.pyth")
+    with pytest.raises(ValueError, match=rf"foreign\.pyth: .*{message}"):
+        convert_checkpoint(tmp_path / "foreign.pyth")
+
+
+def test_weights_that_are_none_are_refused(tmp_path):
+    torch.save({"model_state": None}, tmp_path / "foreign.pyth")
+    with pytest.raises(ValueError, match="model_state must hold tensors by name, got NoneType"):
+        convert_checkpoint(tmp_path / "foreign.pyth")
+
+
+def test_a_missing_head_is_newly_drawn_and_said(tmp_path, caplog):
+    source = _model("divided_space_time")
+    state = _official(source)
+    del state["model_state"]["model.head.weight"], state["model_state"]["model.head.bias"]
+    torch.save(state, tmp_path / "foreign.pyth")
+    model = convert_checkpoint(tmp_path / "foreign.pyth").model
+    assert "foreign.pyth holds no head: that of the converted model is newly drawn, for 2 labels" in caplog.text
+    for name, value in source.timesformer.state_dict().items():
+        torch.testing.assert_close(model.timesformer.state_dict()[name], value, rtol=0, atol=0)

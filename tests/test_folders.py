@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from railsformer.data.folders import check_output_dir, whole_folder
+from railsformer.data.folders import building_folder, check_output_dir, whole_folder
 
 
 def _names(folder):
@@ -95,3 +95,47 @@ def test_what_a_killed_process_left_is_cleared_and_what_a_running_one_writes_is_
     with whole_folder(tmp_path / "second"):
         pass
     assert _names(tmp_path) == ["first", "second"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_finished_parts_outlive_a_stop_and_go_at_the_end(tmp_path, exists):
+    final = tmp_path / "dataset"
+    if exists:
+        final.mkdir()
+
+    def stop_after_one_part():
+        with building_folder(final) as parts:
+            (parts / "one").touch()
+            _press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_after_one_part()
+    assert check_output_dir(final) == final
+    with building_folder(final) as parts:
+        assert _names(parts) == ["one"]
+        with whole_folder(final) as folder:
+            (folder / "whole").touch()
+    assert _names(final) == ["whole"]
+    assert _names(tmp_path) == ["dataset"]
+
+
+def test_work_without_finished_parts_leaves_nothing(tmp_path):
+    def fail():
+        with building_folder(tmp_path / "dataset"):
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        fail()
+    assert _names(tmp_path) == []
+
+
+def test_two_cannot_build_in_one_place(tmp_path):
+    def build_again():
+        with building_folder(tmp_path / "dataset"):
+            pass
+
+    with building_folder(tmp_path / "dataset") as parts:
+        (parts / "one").touch()
+        with pytest.raises(FileExistsError, match=r"dataset is being written by another process"):
+            build_again()
+        assert _names(parts) == ["one"]

@@ -1,13 +1,17 @@
 """The network against stock, against dense attention written from the contract, and against misuse."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import TimesformerConfig, TimesformerForVideoClassification
+from transformers.dynamic_module_utils import get_imports
 from transformers.models.timesformer.modeling_timesformer import TimesformerDropPath
 
+from railsformer.model import layers_railsformer
 from railsformer.model.configuration_railsformer import ATTENTION_TYPES, STOCK_ATTENTION_TYPES, RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.model.token_grouping import token_groups
@@ -205,6 +209,16 @@ def test_logits_equal_dense_masked_attention(attention_type, grid):
         torch.testing.assert_close(model(pixels).logits, expected, rtol=0, atol=2e-5)
 
 
+def test_flex_attention_survives_groups_of_unequal_size():
+    """Every group of a 3 x 3 x 3 grid is padded; flex attention read past the end of their mask."""
+    model = tiny_model(attention_type="sparse_local_global")
+    pixels = clips_for(model.config)
+    with torch.no_grad():
+        expected = model(pixels).logits
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model(pixels).logits, expected, rtol=0, atol=1e-6)
+
+
 # --- attention maps
 
 
@@ -344,6 +358,18 @@ def test_compiles_in_one_graph(attention_type):
     torch.compiler.reset()
 
 
+def test_a_compiled_model_ignores_no_label():
+    model = tiny_model(attention_type="space_only", num_hidden_layers=1)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    pixels = clips_for(model.config)
+    expected = model(pixels, labels=torch.tensor([0, 4])).loss
+    torch.testing.assert_close(compiled(pixels, labels=torch.tensor([0, 4])).loss, expected, rtol=0, atol=1e-6)
+    for label in (-100, -1, 5):
+        with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+            compiled(pixels, labels=torch.tensor([0, label]))
+    torch.compiler.reset()
+
+
 # --- misuse
 
 
@@ -411,6 +437,24 @@ def test_folding_keeps_the_logits_and_says_what_it_saves(attention_type, tmp_pat
     if extra:
         with pytest.raises(ValueError, match="a folded model cannot be saved"):
             model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("folds_trunk", [True, False])
+def test_no_part_of_a_folded_model_can_be_saved(folds_trunk, tmp_path):
+    model = tiny_model()
+    (model.timesformer if folds_trunk else model).fold_for_inference()
+    for part in (model, model.timesformer):
+        with pytest.raises(ValueError, match="a folded model cannot be saved"):
+            part.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_maps_come_without_the_package_that_tells_free_memory(monkeypatch):
+    """A checkpoint's own code runs where psutil may be missing, and transformers asks only for what a file needs."""
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    model = tiny_model()
+    assert len(model(clips_for(model.config), output_attentions=True).attentions) == 4
+    assert "psutil" not in get_imports(Path(layers_railsformer.__file__))
 
 
 def test_maps_that_memory_cannot_hold_are_refused_with_the_estimate():

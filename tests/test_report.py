@@ -118,7 +118,13 @@ def test_metrics_json(written, built, model):
     assert metrics["dataset_fingerprint"] == json.loads((built / "dataset.json").read_text())["fingerprint"]
     assert set(metrics["versions"]) == set(report.PACKAGES)
     protocol = metrics["protocol"]
-    assert protocol["sampling"] == {"num_frames": 2, "frame_interval": 3, "nominal_fps": 30.0}
+    assert protocol["sampling"] == {
+        "num_frames": 2,
+        "frame_interval": 3,
+        "nominal_fps": 30.0,
+        "short_video": "hold",
+        "clip_sampling": "interval",
+    }
     assert (protocol["num_clips"], protocol["num_crops"], protocol["frame_order"]) == (1, 1, "forwards")
     assert protocol["pixels"]["crop_px"] == 32
     assert "camera" in protocol["split_kind"]
@@ -147,7 +153,8 @@ def test_report_md(written):
         "| class | precision | recall | F1 | videos |",
         "| train_in_out | – | – | – | 0 |",
         "Not in this split, and so without figures: train_in_out.",
-        "- A clip is 2 frames, 0.100 s apart (3 steps at 30 fps), picked by presentation time.",
+        "- A clip is 2 frames, 0.100 s apart (3 steps at 30 fps), picked by presentation time; "
+        "a shorter video holds its last picture.",
         "![Confusion matrix](confusion_matrix.png)",
     ):
         assert line in text.splitlines()

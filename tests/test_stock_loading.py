@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_modeling import clips_for, tiny_model
+from transformers import TimesformerForVideoClassification
 from videos import write_video
 
 from railsformer.data.transforms import PixelSettings
@@ -52,6 +53,10 @@ for name in sys.argv[2].split(","):
         result["logits"][name] = model(pixels).logits.tolist()
     result["classes"][name] = type(model).__module__.split(".")[0] + "." + type(model).__name__
     if name == "axial":
+        changes = {"num_labels": 3, "num_frames": 6, "image_size": [8, 16]}
+        changed = AutoModelForVideoClassification.from_pretrained(folder / name, trust_remote_code=True, **changes)
+        with torch.no_grad():
+            result["changed"] = list(changed(torch.zeros(1, 6, 3, 8, 16)).logits.shape)
         again = folder / "axial_again"
         model.save_pretrained(again)
         model = AutoModelForVideoClassification.from_pretrained(again, trust_remote_code=True).eval()
@@ -139,3 +144,30 @@ def test_stock_refuses_other_schemes_unless_trusted(read_elsewhere, name):
     assert refusal.startswith("ValueError")
     assert "custom code" in refusal
     assert "trust_remote_code=True" in refusal
+
+
+def test_the_code_that_is_carried_takes_keywords_through_the_auto_class(read_elsewhere):
+    assert read_elsewhere[2]["changed"] == [1, 3]
+
+
+@pytest.mark.parametrize("choice", ["none", "space"])
+@pytest.mark.parametrize("way", ["load_state_dict", "file"])
+def test_stock_gives_our_logits_whatever_was_loaded_into_tables_that_are_left_out(choice, way, tmp_path, caplog):
+    model, other = tiny_model(position_embedding=choice), tiny_model()
+    names = [f"timesformer.embeddings.{name}_embeddings" for name in ("position", "time")][choice == "space" :]
+    if way == "load_state_dict":
+        model.load_state_dict(other.state_dict())
+    else:  # as stock leaves it, which trains these tables
+        model.save_pretrained(tmp_path)
+        tables = {name: other.state_dict()[name] for name in names}
+        save_file(
+            {**load_file(tmp_path / "model.safetensors"), **tables}, tmp_path / "model.safetensors", {"format": "pt"}
+        )
+        model = RailsformerForVideoClassification.from_pretrained(tmp_path)
+        assert all(f"unused   {name}" in caplog.text for name in names)
+        assert not any(model.state_dict()[name].any() for name in names)
+    model.save_pretrained(tmp_path)
+    stock = TimesformerForVideoClassification.from_pretrained(tmp_path).eval()
+    pixels = clips_for(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(stock(pixels).logits, model(pixels).logits, rtol=0, atol=1e-5)

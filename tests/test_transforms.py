@@ -10,6 +10,7 @@ from railsformer.data.transforms import (
     TIMESFORMER_MEAN_STD,
     PixelSettings,
     TrainingAugmentation,
+    evaluation_crops,
     evaluation_pixels,
     training_pixels,
 )
@@ -56,6 +57,29 @@ def test_evaluation_shows_the_middle():
     pixels = evaluation_pixels(_ramps(60, 90), PixelSettings(30, 60, mean=(0.0,) * 3, std=(1.0,) * 3)) * 255
     assert pixels[0, 0, 0].round().tolist() == list(range(30, 60))
     assert pixels[0, 1, :, 0].round().tolist() == list(range(15, 45))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_three_crops_along_the_long_side(upright):
+    settings = PixelSettings(30, 45, mean=(0.0,) * 3, std=(1.0,) * 3)  # the short side is the crop, 30, and not 45
+    frames = _ramps(30, 90)
+    if upright:
+        frames = frames.transpose(0, 2, 1, 3)
+    crops = evaluation_crops(np.repeat(frames, 2, axis=0), settings) * 255
+    assert crops.shape == (3, 2, 3, 30, 30)
+    red = crops[:, 1, 0, :, 0] if upright else crops[:, 1, 0, 0]
+    assert red.round().tolist() == [list(range(first, first + 30)) for first in (0, 30, 60)]
+    green = crops[:, 1, 1, 0] if upright else crops[:, 1, 1, :, 0]
+    assert green.round().tolist() == [list(range(30))] * 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (37, 101), (50, 50), (7, 5)])
+def test_the_middle_crop_is_the_one_crop(height, width):
+    settings = PixelSettings(32, 32)
+    frames = _noise(2, height, width)
+    crops = evaluation_crops(frames, settings)
+    assert torch.equal(crops[1], evaluation_pixels(frames, settings))
+    assert torch.equal(crops[0], crops[2]) == (height == width)
 
 
 def test_normalisation():

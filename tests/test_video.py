@@ -84,6 +84,7 @@ def test_irregular_times(tmp_path):
 
 
 def test_a_seek_changes_nothing(ten_seconds, monkeypatch):
+    monkeypatch.setattr(video, "_planned_pictures", lambda *arguments: None)
     times = [[instant, instant + 0.35] for instant in np.linspace(0, 10.5, 30)]
     monkeypatch.setattr(video, "SEEK_AFTER_SECONDS", 1e9)
     straight = [read_frames(ten_seconds, pair) for pair in times]
@@ -98,6 +99,7 @@ def test_a_seek_changes_nothing(ten_seconds, monkeypatch):
 
 def test_a_seek_that_goes_astray_falls_back_to_the_start(ten_seconds, monkeypatch):
     expected = read_frames(ten_seconds, [5.0])
+    monkeypatch.setattr(video, "_planned_pictures", lambda *arguments: None)
     monkeypatch.setattr(video, "_seek", lambda container, stream, seconds: container.seek(9_900_000) is None)
     np.testing.assert_array_equal(read_frames(ten_seconds, [5.0]), expected)
 
@@ -219,8 +221,9 @@ def test_a_cut_file_holds_its_last_whole_picture(tmp_path):
 
 
 def test_the_error_survives_a_process_boundary(tmp_path):
-    error = pickle.loads(pickle.dumps(VideoDecodeError(tmp_path / "a.mp4", "it is empty")))
-    assert (error.path, error.reason) == (tmp_path / "a.mp4", "it is empty")
+    error = pickle.loads(pickle.dumps(VideoDecodeError(tmp_path / "a.mp4", "it is empty", "empty")))
+    assert (error.path, error.reason, error.reason_class) == (tmp_path / "a.mp4", "it is empty", "empty")
+    assert VideoDecodeError("a.mp4", "it is broken").reason_class == "damaged"
     assert str(error) == f"{tmp_path / 'a.mp4'}: it is empty"
 
 

@@ -9,13 +9,14 @@ from railsformer.model.modeling_railsformer import RailsformerForVideoClassifica
 
 
 class _Clips(Dataset):
-    """Random clips in the shape of a ClipDataset: `num_clips` of each of five videos."""
+    """Random clips in the shape of a ClipDataset: `num_clips` of each of five videos, `num_crops` views each."""
 
-    def __init__(self, num_clips=1):
-        self.num_clips = num_clips
+    def __init__(self, num_clips=1, num_crops=1):
+        self.num_clips, self.num_crops = num_clips, num_crops
         self.rows = range(5)
         self.labels = [0, 2, 1, 2, 0]
-        self.pixel_values = torch.randn(5 * num_clips, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        shape = (5 * num_clips, 2, 3, 32, 32) if num_crops == 1 else (5 * num_clips, num_crops, 2, 3, 32, 32)
+        self.pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def __len__(self):
         return len(self.pixel_values)
@@ -59,6 +60,53 @@ def test_a_video_has_the_mean_of_its_views_scores(model, num_clips, batch_size):
     np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1.0, atol=1e-6)
     assert scores.predictions.tolist() == expected.argmax(dim=1).tolist()
     assert scores.references.tolist() == [0, 2, 1, 2, 0]
+
+
+def _expected(model, clips, average):
+    """One video at a time, one view at a time."""
+    rows = []
+    with torch.inference_mode():
+        for video in clips.pixel_values.reshape(5, -1, 2, 3, 32, 32):
+            logits = torch.cat([model(pixel_values=view[None]).logits for view in video])
+            mean = logits.softmax(-1).mean(0) if average == "probabilities" else logits.mean(0).softmax(-1)
+            rows.append(mean.numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("num_clips", [1, 2])
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (2, 0), (7, 0), (100, 0), (4, 2)])
+def test_views_are_clips_times_crops(model, average, num_clips, batch_size, num_workers):
+    model.eval()
+    clips = _Clips(num_clips, num_crops=3)
+    scores = score_videos(model, clips, batch_size=batch_size, num_workers=num_workers, average=average)
+    np.testing.assert_allclose(scores.probabilities, _expected(model, clips, average), atol=1e-6)
+
+
+def test_the_two_averages_differ(model):
+    clips = _Clips(3, num_crops=3)
+    one, other = (score_videos(model, clips, average=average) for average in ("probabilities", "logits"))
+    assert np.abs(one.probabilities - other.probabilities).max() > 1e-4
+
+
+def test_no_forward_pass_takes_more_views_than_the_batch_size(model):
+    sizes = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    try:
+        for batch_size in (1, 2, 4, 6, 8):
+            sizes.clear()
+            score_videos(model, _Clips(2, num_crops=3), batch_size=batch_size)
+            assert max(sizes) <= batch_size
+            assert sum(sizes) == 30
+    finally:
+        hook.remove()
+
+
+def test_an_unknown_average_is_refused(model):
+    with pytest.raises(ValueError, match="average must be one of probabilities, logits, got 'max'"):
+        score_videos(model, _Clips(), average="max")
 
 
 def test_softmax_then_mean_not_mean_then_softmax():

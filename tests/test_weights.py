@@ -17,11 +17,12 @@ from transformers import (
     TimesformerConfig,
     TimesformerForVideoClassification,
     ViTConfig,
+    ViTForImageClassification,
     ViTModel,
 )
 
 from railsformer.model.configuration_railsformer import RailsformerConfig
-from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification, RailsformerModel
 from railsformer.model.weights import resize_position_embeddings, resize_time_embeddings
 
 NAMES = {0: "Track-Excavator", 1: "Bucket-Worker", 2: "Cabin-Worker", 3: "Gate", 4: "Other"}
@@ -262,6 +263,104 @@ def test_reports_the_few_tensors_that_have_no_place(checkpoint, caplog):
     assert "unused   timesformer.left_over.weight" in caplog.text
 
 
+@pytest.mark.parametrize("cls", [RailsformerForVideoClassification, RailsformerModel])
+def test_a_config_asks_for_changes_as_keywords_do(checkpoint, cls, caplog):
+    folder, _ = checkpoint
+    config = RailsformerConfig.from_pretrained(
+        folder, num_frames=6, image_size=[8, 16], attention_type="axial", frame_interval=7
+    )
+    config._attn_implementation = "eager"
+    asked = cls.from_pretrained(folder, config=config)
+    expected = cls.from_pretrained(folder, num_frames=6, image_size=[8, 16], attention_type="axial")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(asked.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    assert (asked.config.frame_interval, asked.config._attn_implementation) == (7, "eager")
+    assert asked.config.id2label == NAMES
+    assert "resized  " in caplog.text
+
+
+def test_a_config_that_asks_for_nothing_gives_the_checkpoint(checkpoint, caplog):
+    folder, source = checkpoint
+    pixels = clips_for(source.config)
+    unnamed = RailsformerConfig(**TINY)  # as many labels, without names: the checkpoint's stay
+    for config in (TimesformerConfig.from_pretrained(folder), RailsformerConfig.from_pretrained(folder), unnamed):
+        model = load(folder, config=config)
+        with torch.no_grad():
+            torch.testing.assert_close(model(pixels).logits, source(pixels).logits, rtol=0, atol=0)
+        assert isinstance(model.config, RailsformerConfig)
+        assert model.config.id2label == NAMES
+    assert not caplog.text
+
+
+def test_a_config_of_other_labels_or_another_trunk(checkpoint, caplog):
+    folder, _ = checkpoint
+    model = load(folder, config=RailsformerConfig.from_pretrained(folder, num_labels=3))
+    assert model.classifier.out_features == 3
+    assert "new      classifier.weight" in caplog.text
+    with pytest.raises(ValueError, match="hidden_size cannot change on loading: the checkpoint has 24, got 48"):
+        load(folder, config=RailsformerConfig.from_pretrained(folder, hidden_size=48))
+
+
+def test_a_keyword_goes_before_the_config(checkpoint):
+    folder, _ = checkpoint
+    config = RailsformerConfig.from_pretrained(folder, num_frames=6)
+    model = load(folder, config=config, num_frames=4, frame_interval=9)
+    assert (model.config.num_frames, model.config.frame_interval) == (4, 9)
+    for labels in ({"num_labels": 3}, {"id2label": {0: "a", 1: "b", 2: "c"}}):
+        assert load(folder, config=config, **labels).num_labels == 3
+        assert load(folder, config=RailsformerConfig(**TINY), **labels).num_labels == 3
+
+
+def test_a_config_does_not_make_another_network_a_timesformer(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a 'vit' checkpoint, not a TimeSformer"):
+        load(tmp_path, config=RailsformerConfig(**TINY))
+
+
+def test_a_table_of_another_shape_is_never_drawn_at_random(checkpoint):
+    folder, _ = checkpoint
+    assert load(folder, num_labels=7, ignore_mismatched_sizes=True).classifier.out_features == 7
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "image_size": 20}))
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the trunk, .*position_embeddings first, or has them in"):
+        load(folder, ignore_mismatched_sizes=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"foo": 1}, r"^'foo' is no option of from_pretrained and no key of the config; leave it out$"),
+        ({"num_frame": 1}, r"^'num_frame' is no option of from_pretrained .*; did you mean num_frames\?$"),
+        ({"frame_interval": "x"}, r"^frame_interval must be int, got 'x'$"),
+        ({"frame_interval": -1}, r"^frame_interval must be positive, got -1$"),
+        ({"stochastic_depth_rate": 2.0}, r"^stochastic_depth_rate must be in \[0, 1\), got 2.0$"),
+        ({"num_frames": -3}, r"^num_frames must be positive, got -3$"),
+        ({"num_frames": 2.5}, r"^num_frames must be int, got 2.5$"),
+        ({"attention_type": "divided"}, r"^attention_type must be one of .*, got 'divided'$"),
+        ({"num_labels": 5, "id2label": {0: "a"}}, r"^num_labels must agree with the 1 names of the labels, got 5"),
+        ({"id2label": NAMES, "label2id": {"Gate": 0}}, r"^label2id must be id2label turned round"),
+    ],
+)
+def test_a_wrong_keyword_is_not_blamed_on_the_folder(checkpoint, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load(checkpoint[0], **changes)
+
+
+def test_a_damaged_config_is_blamed_on_the_folder(checkpoint):
+    folder, _ = checkpoint
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "frame_interval": "x"}))
+    with pytest.raises(ValueError, match=r"cannot be read .*frame_interval must be int, got 'x'\); copy the folder"):
+        load(folder)
+    assert load(folder, frame_interval=4).config.frame_interval == 4
+
+
+def test_names_of_labels_may_come_as_indices_by_name(checkpoint):
+    model = load(checkpoint[0], label2id={"a": 0, "b": 1, "c": 2})
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.classifier.out_features == 3
+
+
 def test_names_a_missing_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no model here and none on the Hub"):
         load(tmp_path / "nowhere")
@@ -379,3 +478,46 @@ def test_image_start_copies_attention_to_every_step(tmp_path):
     assert not block.temporal_dense.weight.any()
     assert not block.width_dense.bias.any()
     assert not model.timesformer.embeddings.time_embeddings.any()
+
+
+@pytest.mark.parametrize("damage", ["hole", "shape", "shallow"])
+def test_a_broken_image_checkpoint_is_refused(tmp_path, damage):
+    _shake(ViTForImageClassification(ViTConfig(**IMAGE, intermediate_size=40))).save_pretrained(tmp_path)
+    RailsformerForVideoClassification.from_image_model(tmp_path, num_frames=2)
+    config, path = tmp_path / "config.json", tmp_path / "model.safetensors"
+    if damage == "hole":
+        state = {name: value for name, value in load_file(path).items() if "layer.1." not in name}
+        save_file(state, path, metadata={"format": "pt"})
+    else:
+        changes = {"shape": {"intermediate_size": 48}, "shallow": {"num_hidden_layers": 1}}[damage]
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    messages = {
+        "hole": r"lacks 16 tensors of the image model, layers\.1\..* first",
+        "shape": "do not fit each other .*copy the folder again",
+        "shallow": r"only 22 of the 38 tensors of its trunk fit",
+    }
+    with pytest.raises(ValueError, match=messages[damage]):
+        RailsformerForVideoClassification.from_image_model(tmp_path, num_frames=2)
+
+
+@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+def test_what_a_small_image_model_has_beside_its_trunk_does_not_count(tmp_path, num_hidden_layers):
+    sizes = {**IMAGE, "num_hidden_layers": num_hidden_layers, "intermediate_size": 40}
+    _shake(DeiTModel(DeiTConfig(**sizes))).save_pretrained(tmp_path)  # pooler and distillation token
+    RailsformerForVideoClassification.from_image_model(tmp_path, num_frames=2)
+
+
+def test_keywords_of_an_image_start(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    start = RailsformerForVideoClassification.from_image_model
+    model = start(tmp_path, num_frames=2, dtype=torch.bfloat16, label2id={"a": 0, "b": 1, "c": 2})
+    assert model.dtype == model.config.dtype == torch.bfloat16
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert start(tmp_path, num_frames=2, dtype="float16").dtype == torch.float16
+    assert start(tmp_path, num_frames=2).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"'num_frame' is no key of the config; did you mean num_frames\?"):
+        start(tmp_path, num_frame=2)
+    with pytest.raises(
+        ValueError, match="dtype must be a floating point type such as float32 or bfloat16, got 'int7'"
+    ):
+        start(tmp_path, dtype="int7")

@@ -1,126 +1,81 @@
 """Class folders or a table of labels in, segments out."""
 
-import csv
-import io
 import logging
 import os
 import posixpath
 import re
+import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 
-__all__ = ["STORED_SUFFIXES", "Annotations", "Segment", "read_annotations", "stored_name"]
+from railsformer.data.segments import (
+    STORED_SUFFIXES,
+    Annotations,
+    Segment,
+    check_segment_ends,
+    check_segments,
+    is_printable,
+    printable,
+    stored_name,
+)
+from railsformer.data.tables import Table, parse_seconds, parse_split, read_table
+
+__all__ = [
+    "STORED_SUFFIXES",
+    "Annotations",
+    "Segment",
+    "check_segment_ends",
+    "read_annotations",
+    "read_segments",
+    "stored_name",
+]
 
 logger = logging.getLogger(__name__)
 
-# Kinds of file that are read, and the suffix each is stored under. `datasets` takes a file for a video by these five
-# suffixes alone (and leaves others behind on the Hub), while FFmpeg goes by the content: so the bytes stay as they are
-# and the name changes. WebM is a kind of Matroska, M4V and 3GP are kinds of MP4.
-STORED_SUFFIXES = MappingProxyType(
-    {suffix: suffix for suffix in (".mp4", ".avi", ".mkv", ".mov", ".mpeg")}
-    | {".m4v": ".mp4", ".3gp": ".mp4", ".mpg": ".mpeg", ".ts": ".mpeg", ".mts": ".mpeg", ".m2ts": ".mpeg"}
-    | {".webm": ".mkv", ".wmv": ".mkv", ".asf": ".mkv", ".flv": ".mkv"}
-)
+# Finds the file of a cell: (cell, where) -> (file_name, path).
+Locate = Callable[[str, str], tuple[str, Path]]
+
 _REQUIRED_COLUMNS = ("file_name", "label")
 _TIME_COLUMNS = ("start_seconds", "end_seconds")
+_OWN_COLUMNS = (*_REQUIRED_COLUMNS, *_TIME_COLUMNS, "group", "split")
 _RESERVED_COLUMNS = ("source", "video")
-_LONGEST_NAME = 100
-# Control characters, line and paragraph separators, and the stand-ins for bytes that are not UTF-8.
-_UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One labelled interval of one file.
-
-    Attributes:
-        path: The file.
-        file_name: Its path relative to the source folder, with forward slashes.
-        label: What happens in it.
-        group: What must stay on one side of a split: a recording, a camera, or the file itself.
-        columns: Every other column of the table, as text.
-        row: Row of the table as a spreadsheet counts, the header being 1; None for class folders.
-        start_seconds: Where it starts.
-        end_seconds: Where it ends; None means with the file.
-    """
-
-    path: Path
-    file_name: str
-    label: str
-    group: str
-    columns: Mapping[str, str] = field(default_factory=dict)
-    row: int | None = None
-    start_seconds: float = 0.0
-    end_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a segment without a name to train or split on."""
-        for name, value in (("label", self.label), ("group", self.group)):
-            if not value.strip():
-                raise ValueError(f"{name} is empty for {self.file_name}; give every file a {name}")
-        for name, value in (("file_name", self.file_name), ("label", self.label), ("group", self.group)):
-            if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
-                raise ValueError(
-                    f"{name} {value!a} holds a control character, a line break or bytes that are not UTF-8; rename it"
-                )
-            if len(value) > _LONGEST_NAME and value != self.file_name:
-                raise ValueError(
-                    f"{name} of {self.file_name} has {len(value)} characters, expected at most {_LONGEST_NAME} "
-                    f"({value[:30]}…); shorten it"
-                )
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """All segments of a source.
-
-    Attributes:
-        segments: Sorted by file name.
-        group_by: What told the groups apart, as asked for; None means every file is its own group.
-        column_names: The other columns that the segments carry.
-        left_out: Videos in the folder that no label points to, relative to it.
-    """
-
-    segments: list[Segment]
-    group_by: str | None = None
-    column_names: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what no classifier can be trained on."""
-        labels = set(self.labels)
-        if len(labels) == 1:
-            raise ValueError(
-                f"only one label, '{labels.pop()}', on all {len(self.segments)} videos; a classifier needs two: "
-                "add videos of another class, even if it is 'nothing happens'"
-            )
-
-    @property
-    def labels(self) -> list[str]:
-        """Label of each segment."""
-        return [segment.label for segment in self.segments]
-
-    @property
-    def groups(self) -> list[str]:
-        """Group of each segment."""
-        return [segment.group for segment in self.segments]
+# What other tools call them.
+_OTHER_NAMES = {
+    "file_name": ("path", "file", "filepath", "video_path", "video", "video_name", "clip", "name"),
+    "label": ("class", "class_name", "category", "action", "target"),
+}
+# `start`, `end_sec`, `StartSeconds`: times under a name that would be carried unread. start_time is often the clock's.
+_MISNAMED_TIME = re.compile(r"(?:t_?)?(start|end)_?(?:s|sec|secs|second|seconds)?", re.IGNORECASE)
+_MAYBE_TIME = re.compile(r"(start|end|begin|stop)_?(time|times|frame|frames|ms)", re.IGNORECASE)
+_MANY_FILES = 5_000
 
 
 def read_annotations(
-    source: str | Path, *, annotations: str | Path | None = None, group_by: str | None = None
+    source: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    label_names: str | Path | None = None,
+    group_by: str | None = None,
+    allow_outside: bool = False,
 ) -> Annotations:
     """Read the labels of a folder of videos.
 
     Args:
-        source: Folder of videos. Without a table its folders are the labels: `SOURCE/<label>/**/*.mp4`.
-        annotations: CSV table (UTF-8) with file_name, relative to `source`, and label; other columns are carried.
+        source: Folder of videos. Without a table its folders are the labels: `SOURCE/<label>/**/*.mp4`, or, where the
+            first folders are all called train, validation or test, `SOURCE/<split>/<label>/**/*.mp4`.
+        annotations: Table (CSV, JSON lines, Parquet) with file_name, relative to `source`, and label; start_seconds
+            and end_seconds, either of which may be empty, and split are optional; other columns are carried. Or an
+            mmaction2 list (.txt) of `path label_index` lines.
+        label_names: For a list: text file with one label name a line; None means labels.txt or label_map.txt beside
+            the list.
         group_by: A column of the table, else the word `folder` (the file's folder; with class folders the first one
             below the label), else a regular expression with one capture group, searched in the relative path.
+        allow_outside: Whether the table may name files outside `source`.
 
     Returns:
         Segments and what was left out.
@@ -133,35 +88,153 @@ def read_annotations(
     if not source.is_dir():
         problem = "is a file, not a folder" if source.exists() else "does not exist"
         raise FileNotFoundError(f"source {source} {problem}; give the folder that holds the videos")
-    found = _find_videos(source)
-    if not found:
-        raise ValueError(
-            f"source {source} holds no videos (looked for {' '.join(STORED_SUFFIXES)} in all its folders)"
-        )
     if annotations is None:
+        if label_names is not None:
+            raise ValueError("label_names goes with a list of paths and label indices; give it with --annotations")
+        found = _find_videos(source, on_error=_refuse_folder)
+        if not found:
+            raise ValueError(
+                f"source {source} holds no videos (looked for {' '.join(STORED_SUFFIXES)} in all its folders)"
+            )
         return _read_class_folders(source, found, group_by)
-    return _read_table(source, found, Path(annotations), group_by)
+    table = read_table(annotations, label_names=label_names)
+    files = _SourceFiles(source, _find_videos(source, on_error=_pass_folder), allow_outside)
+    read = read_segments(table, locate=files.locate, group_by=group_by)
+    named = {segment.file_name for segment in read.segments}
+    left_out = tuple(name for name in files.found if name not in named)
+    _log_left_out(left_out, f"{table.name} has no row for them")
+    return replace(read, left_out=left_out)
 
 
-def stored_name(file_name: str) -> str:
-    """Return a name for a video that datasets, fsspec and the Hub take as it is.
-
-    `datasets` counts every part after a dot as a suffix (`a.csv.mp4` is half a table), skips names that begin with a
-    dot and splits at `::`. Letters of any script stay; they are composed (NFC), as macOS alone decomposes them.
+def read_segments(table: Table, *, locate: Locate, group_by: str | None = None) -> Annotations:
+    """Turn the rows of a table into segments.
 
     Args:
-        file_name: Path of a video with one of the suffixes in `STORED_SUFFIXES`.
+        table: What `read_table` gave.
+        locate: Finds the file of a file_name cell, given also the place for messages; refuses bad names.
+        group_by: See `read_annotations`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a row is not as described.
     """
-    path = PurePosixPath(file_name)
-    stem = re.sub(r"[^\w +,=()@-]", "_", unicodedata.normalize("NFC", path.stem)).strip() or "video"
-    stem = stem.encode()[:200].decode(errors="ignore")  # file systems take 255 bytes
-    return stem + STORED_SUFFIXES[path.suffix.lower()]
+    _check_header(table, group_by)
+    if not table.rows:
+        raise ValueError(f"{table.name} has a header but no rows; add one row for each video")
+    carried = tuple(name for name in table.header if name not in _OWN_COLUMNS)
+    by_path = None
+    if group_by not in table.header:
+        by_path = _by_path(group_by, source=table.name, column_names=tuple(table.header), folder=_parent_folder)
+    located: dict[str, tuple[str, Path]] = {}  # many segments may be of one file
+    segments = []
+    for number, cells in table.rows:
+        where, cell = f"{table.name} row {number}", cells["file_name"]
+        if cell not in located:
+            located[cell] = locate(cell, where)
+        name, path = located[cell]
+        if by_path is None and not cells[group_by or ""].strip():
+            raise ValueError(f"{where}: column '{group_by}' is empty for {name}; --group_by needs it filled in")
+        start, end = _read_times(table, cells, where)
+        try:
+            segment = Segment(
+                path=path,
+                file_name=name,
+                label=cells["label"].strip(),
+                group=by_path(name) if by_path else cells[group_by or ""].strip(),
+                columns={column: cells[column] for column in carried},
+                row=number,
+                start_seconds=start,
+                end_seconds=end,
+                split=_read_split(cells, where),
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        segments.append(segment)
+    _check_splits_filled(table, segments)
+    segments.sort(key=lambda segment: (segment.file_name, segment.start_seconds, segment.row))
+    read = Annotations(segments, group_by=group_by, column_names=carried, table_name=table.name)
+    check_segments(read)
+    return read
 
 
-def _find_videos(source: Path) -> list[str]:
+@dataclass(frozen=True)
+class _SourceFiles:
+    """The videos of a source folder, as a table may name them."""
+
+    folder: Path
+    found: Sequence[str]
+    allow_outside: bool
+
+    def locate(self, cell: str, where: str) -> tuple[str, Path]:
+        """Return the path relative to the source, with forward slashes and without detours, and the file."""
+        if not cell.strip():
+            raise ValueError(f"{where}: file_name is empty; name a video of {self.folder}")
+        if not is_printable(cell.strip()):
+            raise ValueError(
+                f"{where}: file_name {cell!a} holds a control character, a line break or bytes that are not UTF-8; "
+                "rename the file"
+            )
+        # Tables written on Windows say folder\clip.mp4.
+        name = cell if os.path.isfile(os.path.join(self.folder, cell)) else cell.strip().replace("\\", "/")
+        name = posixpath.normpath(name)
+        if posixpath.isabs(name) or name.split("/")[0] == ".." or re.match(r"[A-Za-z]:", name):
+            name = self._outside_name(name, cell, where)
+        if not os.path.isfile(os.path.join(self.folder, name)):
+            name = self._other_spelling(name, cell, where)
+        if PurePosixPath(name).suffix.lower() not in STORED_SUFFIXES:
+            raise ValueError(
+                f"{where}: {cell} is none of the kinds that are read: {' '.join(STORED_SUFFIXES)}; convert it"
+            )
+        return name, self.folder / name
+
+    def _outside_name(self, name: str, cell: str, where: str) -> str:
+        if not self.allow_outside:
+            raise ValueError(
+                f"{where}: file_name {cell} points outside {self.folder}; give paths relative to that folder, or "
+                "allow it with --allow_outside"
+            )
+        # A detour that leads back in is an ordinary name, so that two rows of one file are seen to be so.
+        inside = os.path.relpath(os.path.join(self.folder, name), self.folder)
+        return name if inside.split(os.sep)[0] == os.pardir else Path(inside).as_posix()
+
+    def _other_spelling(self, name: str, cell: str, where: str) -> str:
+        """Return the file whose accents are encoded otherwise (macOS decomposes them), or refuse with a hint."""
+        same = self._by_spelling.get(_composed(name), [])
+        if len(same) == 1 and os.path.isfile(os.path.join(self.folder, same[0])):
+            return same[0]
+        try:
+            os.stat(os.path.join(self.folder, name))
+        except FileNotFoundError:
+            problem = f"is not in {self.folder}"
+        except OSError as error:  # too long a name, a link to itself, a folder without the right to look
+            problem = f"cannot be read in {self.folder} ({error.strerror})"
+        else:
+            problem = f"is not in {self.folder} as a file (it is a folder or a device)"
+        raise FileNotFoundError(f"{where}: {cell} {problem}{self._hint(name)}; add the file or remove the row")
+
+    def _hint(self, name: str) -> str:
+        base = posixpath.basename(name).casefold()
+        close = [other for other in self.found if posixpath.basename(other).casefold() == base]
+        if not close and len(self.found) <= _MANY_FILES:
+            close = get_close_matches(name, self.found, n=1, cutoff=0.8)
+        return f", did you mean '{printable(close[0])}'?" if len(close) == 1 else ""
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, list[str]]:
+        spelled: dict[str, list[str]] = {}
+        for name in self.found:
+            spelled.setdefault(_composed(name), []).append(name)
+        return spelled
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _find_videos(source: Path, *, on_error: Callable[[OSError], None]) -> list[str]:
     """Return relative paths of the videos; hidden files are none (macOS leaves `._clip.mp4` beside `clip.mp4`)."""
     found, seen = [], set()
-    for folder, folders, files in os.walk(source, followlinks=True, onerror=_refuse_folder):
+    for folder, folders, files in os.walk(source, followlinks=True, onerror=on_error):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real in seen:  # a link that leads back
@@ -174,139 +247,150 @@ def _find_videos(source: Path) -> list[str]:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise ValueError(f"folder {error.filename} cannot be read ({error.strerror}); give yourself the right to read it")
+    name = printable(str(error.filename))
+    if isinstance(error, FileNotFoundError):
+        raise ValueError(f"folder {name} vanished while it was read; leave the source alone and start again")
+    raise ValueError(f"folder {name} cannot be read ({error.strerror}); give yourself the right to read it")
+
+
+def _pass_folder(error: OSError) -> None:
+    """With a table the rows say what is needed; what lies in such a folder is just not known to be left out."""
+    logger.warning("folder %s cannot be read (%s): unlisted", printable(str(error.filename)), error.strerror)
 
 
 def _read_class_folders(source: Path, found: list[str], group_by: str | None) -> Annotations:
-    labelled = [name for name in found if "/" in name]
-    left_out = tuple(name for name in found if "/" not in name)
+    parts = {name: PurePosixPath(name).parts for name in found}
+    with_splits = _are_splits({parts[name][0] for name in found if len(parts[name]) > 1})
+    depth = 1 if with_splits else 0
+    labelled = [name for name in found if len(parts[name]) > depth + 1]
+    left_out = tuple(name for name in found if len(parts[name]) <= depth + 1)
     if not labelled:
         raise ValueError(
             f"source {source} holds videos but no class folders; sort them into {source.name}/<label>/ or give a "
             "table with --annotations"
         )
-    find_group = _by_path(group_by, source="class folders", column_names=(), folder=_first_folder_below_label)
-    segments = [
-        Segment(path=source / name, file_name=name, label=PurePosixPath(name).parts[0], group=find_group(name))
-        for name in labelled
-    ]
+
+    def folder_group(name: str) -> str:
+        return _first_folder_below_label(name, depth=depth)
+
+    find_group = _by_path(group_by, source="class folders", column_names=(), folder=folder_group)
+    segments = []
+    for name in labelled:
+        path = source / name
+        _check_is_file(path, name)
+        split = parse_split(parts[name][0]) if with_splits else None
+        segments.append(
+            Segment(path=path, file_name=name, label=parts[name][depth], group=find_group(name), split=split)
+        )
     _log_left_out(left_out, "they lie in no class folder")
-    return Annotations(segments, group_by=group_by, left_out=left_out)
+    read = Annotations(segments, group_by=group_by, left_out=left_out)
+    check_segments(read)
+    return read
 
 
-def _read_table(source: Path, found: list[str], table: Path, group_by: str | None) -> Annotations:
-    header, rows = _read_csv(table)
-    _check_header(header, table, group_by)
-    carried = tuple(name for name in header if name not in (*_REQUIRED_COLUMNS, "group"))
-    by_path = None
-    if group_by not in header:
-        by_path = _by_path(group_by, source=table.name, column_names=tuple(header), folder=_parent_folder)
-    segments: dict[str, Segment] = {}
-    for number, cells in rows:
-        where = f"{table.name} row {number}"
-        name = _check_file_name(cells["file_name"], source, where)
-        if name in segments:
-            raise ValueError(f"{where}: file_name {name} is already in row {segments[name].row}; keep one of them")
-        if by_path is None and not cells[group_by or ""].strip():
-            raise ValueError(f"{where}: column '{group_by}' is empty for {name}; --group_by needs it filled in")
-        try:
-            segments[name] = Segment(
-                path=source / name,
-                file_name=name,
-                label=cells["label"].strip(),
-                group=by_path(name) if by_path else cells[group_by or ""].strip(),
-                columns={column: cells[column] for column in carried},
-                row=number,
-            )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    if not segments:
-        raise ValueError(f"{table} has a header but no rows; add one row for each video")
-    left_out = tuple(name for name in found if name not in segments)
-    _log_left_out(left_out, f"{table.name} has no row for them")
-    ordered = [segments[name] for name in sorted(segments)]
-    return Annotations(ordered, group_by=group_by, column_names=carried, left_out=left_out)
-
-
-def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the header and the numbered rows; blank rows count and are skipped."""
-    if not table.is_file():
-        raise FileNotFoundError(f"annotations {table} does not exist or is no file; give a CSV table")
-    if table.suffix.lower() in STORED_SUFFIXES:
-        raise ValueError(f"annotations {table} is a video by its name; give a CSV table")
+def _are_splits(names: set[str]) -> bool:
+    """Whether folders are the splits of the Hub's video layout, train among them, and no labels."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PermissionError(f"annotations {table} cannot be read ({error.strerror}); check its rights") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from error
-    first_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first_line.count)  # spreadsheets write ';' where ',' is the decimal mark
+        splits = {parse_split(name) for name in names}
+    except ValueError:
+        return False
+    return len(splits) > 1 and "train" in splits
+
+
+def _check_is_file(path: Path, name: str) -> None:
+    """Refuse a pipe or device, which would be read for ever; a file that has vanished is the probe's to name."""
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise ValueError(f"{table} is not a CSV table ({error}); save it as 'CSV UTF-8'") from error
-    header = [name.strip() for name in records[0]] if records else []
-    rows = []
-    for number, record in enumerate(records[1:], start=2):
-        if not any(cell.strip() for cell in record):
-            continue
-        if len(record) != len(header):
-            raise ValueError(
-                f"{table.name} row {number}: {len(record)} cells where the header has {len(header)}; "
-                "put cells that hold a comma in double quotes"
-            )
-        rows.append((number, dict(zip(header, record, strict=True))))
-    return header, rows
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{printable(name)} is a pipe, socket or device, not a file; move it out of the source")
 
 
-def _check_header(header: list[str], table: Path, group_by: str | None) -> None:
+def _check_header(table: Table, group_by: str | None) -> None:
+    header, where = table.header, f"{table.name}{' row 1' if table.has_header_row else ''}"
     for name in _REQUIRED_COLUMNS:
         if name not in header:
-            close = get_close_matches(name, header, n=1, cutoff=0.5)
-            hint = f", did you mean '{close[0]}'?" if close else ""
             raise ValueError(
-                f"{table.name} row 1: no column '{name}'{hint}; found {', '.join(header) or 'nothing'}; "
-                "expected file_name, label and any others"
+                f"{where}: no column '{name}'{_column_hint(name, header)}; found "
+                f"{printable(', '.join(header)) or 'nothing'}; expected file_name, label and any others"
             )
     for name, count in Counter(header).items():
         if count > 1 or not name:
-            problem = f"the column '{name}' stands there {count} times" if name else "a column has no name"
-            raise ValueError(f"{table.name} row 1: {problem}; every column needs a name of its own")
-    for name in _TIME_COLUMNS:
-        if name in header:
+            problem = f"the column '{printable(name)}' stands there {count} times" if name else "a column has no name"
+            raise ValueError(f"{where}: {problem}; every column needs a name of its own")
+        if not is_printable(name):
+            raise ValueError(f"{where}: the column name {name!a} holds a control character or line break; rename it")
+        misnamed = _MISNAMED_TIME.fullmatch(name)
+        if misnamed and name not in _TIME_COLUMNS:
             raise ValueError(
-                f"{table.name} row 1: column '{name}': segments of long videos come with a later version; "
-                "cut the videos into one file a label, or remove the column to label whole files"
+                f"{where}: column '{name}', did you mean '{misnamed[1].lower()}_seconds'? rename it (to any other "
+                "name if it is no time of a segment)"
             )
-    for name in _RESERVED_COLUMNS:
-        if name in header:
-            raise ValueError(f"{table.name} row 1: the name '{name}' is taken by the dataset; rename the column")
+        if name in _RESERVED_COLUMNS:
+            raise ValueError(f"{where}: the name '{name}' is taken by the dataset; rename the column")
+    maybe_times = [name for name in header if _MAYBE_TIME.fullmatch(name)]
+    if maybe_times and not {*_TIME_COLUMNS} & {*header}:
+        logger.warning(
+            "%s: column(s) %s are carried along but not read as times, so every row is its whole file; segments need "
+            "start_seconds and end_seconds",
+            table.name,
+            ", ".join(maybe_times),
+        )
     if "group" in header and group_by != "group":
         raise ValueError(
-            f"{table.name} row 1: column 'group' is there but --group_by is {group_by or 'not given'}; "
+            f"{where}: column 'group' is there but --group_by is {group_by or 'not given'}; "
             "say --group_by group, or rename the column"
         )
-    if group_by in _REQUIRED_COLUMNS:
+    if group_by in (*_REQUIRED_COLUMNS, *_TIME_COLUMNS, "split"):
         raise ValueError(f"--group_by {group_by}: name a recording or camera column, or leave it out to split by file")
 
 
-def _check_file_name(cell: str, source: Path, where: str) -> str:
-    """Return the path relative to the source, with forward slashes and without detours."""
-    if not cell.strip():
-        raise ValueError(f"{where}: file_name is empty; name a video of {source}")
-    # Tables written on Windows say folder\clip.mp4.
-    name = cell if (source / cell).is_file() else cell.strip().replace("\\", "/")
-    name = posixpath.normpath(name)
-    if posixpath.isabs(name) or name.split("/")[0] == ".." or re.match(r"[A-Za-z]:", name):
-        raise ValueError(f"{where}: file_name {cell} points outside {source}; give paths relative to that folder")
-    if not (source / name).is_file():
-        raise FileNotFoundError(f"{where}: {cell} is not in {source}; add the file or remove the row")
-    if PurePosixPath(name).suffix.lower() not in STORED_SUFFIXES:
+def _column_hint(name: str, header: Sequence[str]) -> str:
+    lower = {other.strip().lower(): other for other in header}
+    known = [lower[other] for other in (name, *_OTHER_NAMES[name]) if other in lower]
+    close = [lower[other] for other in get_close_matches(name, lower, n=1, cutoff=0.5)]
+    return f", did you mean '{printable((close + known)[0])}'?" if close or known else ""
+
+
+def _read_times(table: Table, cells: dict[str, str], where: str) -> tuple[float, float | None]:
+    """Return start and end of a row; empty cells mean the file's."""
+    seconds: dict[str, float] = {}
+    for name in _TIME_COLUMNS:
+        cell = cells.get(name, "")
+        if not cell.strip():
+            continue
+        try:
+            seconds[name] = parse_seconds(cell, decimal_comma=table.decimal_comma)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} {error}") from error
+    start, end = seconds.get("start_seconds", 0.0), seconds.get("end_seconds")
+    if end is not None and end <= start:
         raise ValueError(
-            f"{where}: {cell} is none of the kinds that are read: {' '.join(STORED_SUFFIXES)}; convert it"
+            f"{where}: end_seconds must be after start_seconds, got {cells['end_seconds'].strip()} and "
+            f"{cells.get('start_seconds', '').strip() or 0}; correct the times"
         )
-    return name
+    return start, end
+
+
+def _read_split(cells: dict[str, str], where: str) -> str | None:
+    cell = cells.get("split", "")
+    if not cell.strip():
+        return None
+    try:
+        return parse_split(cell)
+    except ValueError as error:
+        raise ValueError(f"{where}: split {error}; correct it, or rename the column to carry it along") from error
+
+
+def _check_splits_filled(table: Table, segments: Sequence[Segment]) -> None:
+    filled = next((segment for segment in segments if segment.split is not None), None)
+    empty = next((segment for segment in segments if segment.split is None), None)
+    if filled and empty:
+        raise ValueError(
+            f"{table.name} row {empty.row}: split is empty for {empty.file_name}, but '{filled.split}' in row "
+            f"{filled.row}; fill in every row, or none"
+        )
 
 
 def _by_path(
@@ -346,16 +430,17 @@ def _parent_folder(name: str) -> str:
     return PurePosixPath(name).parent.as_posix()
 
 
-def _first_folder_below_label(name: str) -> str:
+def _first_folder_below_label(name: str, *, depth: int) -> str:
+    """Return the folder below the label, which is the one at `depth`."""
     parts = PurePosixPath(name).parts
-    if len(parts) < 3:
+    if len(parts) < depth + 3:
         raise ValueError(
-            f"--group_by folder: {name} lies directly in its class folder; put it in {parts[0]}/<recording>/, "
-            "or use a regular expression"
+            f"--group_by folder: {name} lies directly in its class folder; put it in "
+            f"{'/'.join(parts[: depth + 1])}/<recording>/, or use a regular expression"
         )
-    return parts[1]
+    return parts[depth + 1]
 
 
 def _log_left_out(left_out: tuple[str, ...], reason: str) -> None:
     if left_out:
-        logger.warning("%d video(s) left out, first %s: %s", len(left_out), left_out[0], reason)
+        logger.warning("%d video(s) left out, first %s: %s", len(left_out), printable(left_out[0]), reason)

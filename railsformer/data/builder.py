@@ -1,69 +1,45 @@
-"""Segments in, a data-only dataset of the Hub out: `load_dataset` reads it without this package.
+"""Labelled videos in, a Hub-style dataset on disk out.
 
-README.md                    the card; its YAML tells load_dataset the splits and the type of every column
-dataset.json                 what was built, for programs
-quarantine.csv               files left out because they are no videos (only where there are any)
-data/<split>/metadata.csv    file_name, label, group, source, start_seconds, end_seconds, and the table's columns
-data/<split>/*.mp4           the videos as they were
+The way: annotations, probe, fingerprints, files, sides, card. What each step has finished is kept beside the output,
+so that a build that was stopped goes on where it was.
 """
 
-import csv
-import hashlib
 import json
 import logging
 import platform
 import re
-import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tqdm import tqdm
-
-from railsformer.data.annotations import Annotations, Segment, read_annotations, stored_name
+from railsformer.data.annotations import Annotations, check_segment_ends, read_annotations
+from railsformer.data.audit import Audit, audit_split, check_labels_of_copies
+from railsformer.data.copies import Copies, find_copies
 from railsformer.data.dataset_card import BuildSummary, dataset_card
-from railsformer.data.folders import check_output_dir, whole_folder
-from railsformer.data.probe import available_cores, probe_videos
-from railsformer.data.splits import SPLITS, SplitBy, assign_sides, count_labels, describe_split, leaks
+from railsformer.data.fingerprints import SegmentOfFile, fingerprint_videos
+from railsformer.data.folders import building_folder, check_output_dir, whole_folder
+from railsformer.data.hub_source import read_hub_annotations
+from railsformer.data.metadata import StoredRow, column_dtypes, dataset_fingerprint, write_metadata
+from railsformer.data.probe import VideoFacts, VideoLimits, probe_videos
+from railsformer.data.proxies import PROXY_PRESETS, ProxySettings
+from railsformer.data.quarantine import Quarantine, write_probe_table, write_quarantine
+from railsformer.data.segments import Segment
+from railsformer.data.split_plan import SplitPlan, plan_split
+from railsformer.data.splits import SPLITS, SplitBy, count_labels, describe_split
+from railsformer.data.store import encode_segments, name_rows, put_in_place
 from railsformer.data.video import VideoDecodeError
 
-__all__ = ["BuildSummary", "build_dataset"]
+__all__ = ["BuildSummary", "OnBad", "build_dataset"]
 
 logger = logging.getLogger(__name__)
 
-OnBad = Literal["fail", "drop"]
+OnBad = Literal["fail", "drop", "salvage"]
 
 _VERSION = 1
-_OWN_COLUMNS = {
-    "label": "class_label",
-    "group": "string",
-    "source": "string",
-    "start_seconds": "float64",
-    "end_seconds": "float64",
-}
 _SHOWN_BAD_FILES = 3
-# Cells that pandas, and so load_dataset, takes for empty in a CSV table, quoted or not.
-_READ_AS_EMPTY = frozenset(
-    {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
-    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
-)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One stored file: a segment, its side, and what it is called in the dataset."""
-
-    segment: Segment
-    split: str
-    file_name: str
-    sha256: str = ""
 
 
 def build_dataset(
@@ -71,83 +47,289 @@ def build_dataset(
     *,
     output_dir: str | Path,
     annotations: str | Path | None = None,
+    label_names: str | Path | None = None,
     group_by: str | None = None,
+    allow_outside: bool = False,
     splits: Sequence[float] = (0.7, 0.15, 0.15),
     test_groups: Sequence[str] = (),
     validation_groups: Sequence[str] = (),
     split: SplitBy = "group",
     seed: int = 0,
     on_bad: OnBad = "fail",
+    proxy: ProxySettings | None = PROXY_PRESETS["small"],
+    limits: VideoLimits | None = None,
+    max_proxy_bytes: int | None = None,
     command: str | None = None,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> BuildSummary:
     """Build a dataset that `datasets.load_dataset(output_dir)` reads.
 
-    Either the whole dataset appears in `output_dir` or nothing does.
+    Either the whole dataset appears in `output_dir` or nothing does. What was finished when a build was stopped stays
+    in a hidden folder beside it until the same build has ended.
 
     Args:
-        source: Folder of videos.
+        source: Folder of videos, or a Hub dataset of videos (`user/name`).
         output_dir: Where the dataset goes; must not exist or be empty.
-        annotations: CSV table with file_name and label; None means that the source's folders are the labels.
+        annotations: Table or list of labels and times, see `read_annotations`; None means that the source's folders
+            are the labels.
+        label_names: Names of a list's label indices.
         group_by: See `read_annotations`.
+        allow_outside: Whether the table may name files outside `source`.
         splits: Shares of train, validation and test; above 0, sum 1.
         test_groups: Groups that make up the test side.
         validation_groups: Groups that make up the validation side.
-        split: `group` keeps each group on one side; `random` draws rows, blind to groups.
+        split: `group` keeps each group on one side; `random` draws rows, blind to groups. Copies stay on one side in
+            both.
         seed: Breaks ties, or draws the rows.
-        on_bad: `fail` refuses a source that holds files that are no videos; `drop` leaves them out and lists them.
+        on_bad: What happens to files that cannot be read to their end: `fail` refuses the source, `drop` leaves them
+            out and lists them, `salvage` keeps what decodes of them and drops the rest.
+        proxy: How videos are re-encoded for fast reading; None keeps the originals (segments of longer files are cut
+            out and encoded finely).
+        limits: What a file may hold; None means the defaults.
+        max_proxy_bytes: Largest proxy of one segment.
         command: What the user typed, for the card.
-        num_workers: Threads that read and copy; None means one for each core.
+        num_workers: Processes that read and encode; None means one for each core.
         progress: Whether to draw bars on stderr.
 
     Returns:
         What was built.
 
     Raises:
-        FileExistsError: If `output_dir` holds something, or another build was faster.
+        FileExistsError: If `output_dir` holds something, or another build is writing it.
         PermissionError: If `output_dir` cannot be written.
         FileNotFoundError: If the source, the table or a file named in it is missing.
-        VideoDecodeError: If files are no videos and `on_bad` is `fail`.
+        VideoDecodeError: If files cannot be read and `on_bad` is `fail`.
         ValueError: If labels, groups or splits cannot be as asked for, or one video has two labels.
     """
-    source, output_dir = Path(source), Path(output_dir)
-    _check_choices(split=(split, ("group", "random")), on_bad=(on_bad, ("fail", "drop")))
-    _check_place(output_dir, source)
-    found = read_annotations(source, annotations=annotations, group_by=group_by)
-    assign = partial(
-        assign_sides,
-        split=split,
-        ratios=splits,
-        seed=seed,
-        test_groups=test_groups,
-        validation_groups=validation_groups,
+    output_dir = Path(output_dir)
+    _check_choices(split=(split, ("group", "random")), on_bad=(on_bad, ("fail", "drop", "salvage")))
+    _check_place(output_dir, Path(source))
+    plan = partial(_plan, split=split, ratios=splits, seed=seed, test=test_groups, validation=validation_groups)
+    work = _Work(
+        on_bad=on_bad,
+        proxy=proxy,
+        limits=limits or VideoLimits(),
+        limit_bytes=max_proxy_bytes,
+        num_workers=num_workers,
+        progress=progress,
     )
-    assign(found.groups, found.labels)  # refuse before hours of reading
-    found, quarantine = _probe_segments(
-        found, source=source, on_bad=on_bad, num_workers=num_workers, progress=progress
-    )
-    rows = _name_files(found.segments, assign(found.groups, found.labels))
-    settings = {
-        "split": split,
-        "group_by": group_by,
-        "splits": list(splits),
-        "test_groups": list(test_groups),
-        "validation_groups": list(validation_groups),
-        "on_bad": on_bad,
-        "command": command,
-        "versions": _versions(),
-    }
-    with whole_folder(output_dir) as folder:
-        rows = _copy_files(rows, folder, num_workers=num_workers, progress=progress)
-        _check_copies(rows)
-        summary = _summarize(rows, found, output_dir, split=split, seed=seed, num_dropped=len(quarantine))
-        dtypes = _column_dtypes(found)
-        _write_metadata(folder / "data", rows, dtypes)
-        _write_quarantine(folder, quarantine)
-        _write_json(folder / "dataset.json", summary, settings)
-        (folder / "README.md").write_text(dataset_card(summary, settings, dtypes), encoding="utf-8")
+    with building_folder(output_dir) as parts:
+        found = _read_source(
+            source,
+            parts / "source",
+            annotations=annotations,
+            label_names=label_names,
+            group_by=group_by,
+            allow_outside=allow_outside,
+        )
+        plan(found)  # refuse before hours of reading
+        material = work.prepare(found, source=source, parts=parts)
+        kept = material.found
+        sides = plan(kept, material.copies.clusters())
+        audit = audit_split(
+            [segment.name for segment in kept.segments],
+            kept.groups,
+            kept.labels,
+            sides.sides,
+            copies=material.copies,
+            split_kind=_split_kind(kept, split),
+            left_out=sides.left_out,
+            ratios=splits,
+            seed=seed,
+        )
+        settings = {
+            "split": split,
+            "group_by": group_by,
+            "splits": list(splits),
+            "test_groups": list(test_groups),
+            "validation_groups": list(validation_groups),
+            "on_bad": on_bad,
+            "proxy": None if proxy is None else asdict(proxy),
+            "command": command,
+            "versions": _versions(),
+        }
+        with whole_folder(output_dir) as folder:
+            rows = _store(material, sides, folder / "data", num_workers=num_workers, progress=progress)
+            summary = _summarize(rows, material, audit, output_dir, seed=seed)
+            _write_tables(folder, rows, material, audit)
+            _write_json(folder / "dataset.json", summary, settings)
+            card = dataset_card(summary, settings, column_dtypes(kept), audit=audit.to_markdown())
+            (folder / "README.md").write_text(card, encoding="utf-8")
     return summary
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is left of a source once its files were read.
+
+    Attributes:
+        found: The good segments, with their ends filled in.
+        videos: The file that holds each of them.
+        copies: Which of them are copies of each other.
+        facts: What was found out about each source file, by name.
+        quarantine: The rows that were left out.
+    """
+
+    found: Annotations
+    videos: list[Path]
+    copies: Copies
+    facts: dict[str, VideoFacts | VideoDecodeError]
+    quarantine: list[Quarantine]
+
+
+@dataclass
+class _Work:
+    """The long part of a build: probe, fingerprints, encoding; each goes on where it was stopped."""
+
+    on_bad: OnBad
+    proxy: ProxySettings | None
+    limits: VideoLimits
+    limit_bytes: int | None
+    num_workers: int | None
+    progress: bool
+
+    @property
+    def salvage(self) -> bool:
+        return self.on_bad == "salvage"
+
+    def prepare(self, found: Annotations, *, source: str | Path, parts: Path) -> _Material:
+        """Read every file and encode what is to be stored."""
+        options: dict[str, Any] = {"num_workers": self.num_workers, "progress": self.progress}
+        self.quarantine: list[Quarantine] = []
+        self.source = source
+        paths = {segment.file_name: segment.path for segment in found.segments}
+        probed = probe_videos(
+            list(paths.values()), limits=self.limits, salvage=self.salvage, record=parts / "probe.jsonl", **options
+        )
+        facts = dict(zip(paths, probed, strict=True))
+        found, _ = self._keep(found, [facts[segment.file_name] for segment in found.segments])
+        seconds = {name: fact.duration_seconds for name, fact in facts.items() if isinstance(fact, VideoFacts)}
+        found = check_segment_ends(found, seconds)
+        fingerprints = fingerprint_videos(
+            [_segment_of_file(segment) for segment in found.segments],
+            record=parts / "fingerprints",
+            salvage=self.salvage,
+            **options,
+        )
+        found, prints = self._keep(found, fingerprints)
+        copies = find_copies(prints)
+        check_labels_of_copies([segment.name for segment in found.segments], found.labels, copies)
+        encoded = encode_segments(
+            found.segments,
+            parts / "videos",
+            proxy=self.proxy,
+            salvage=self.salvage,
+            limit_bytes=self.limit_bytes,
+            **options,
+        )
+        kept = [at for at, video in enumerate(encoded) if isinstance(video, Path)]
+        found, videos = self._keep(found, encoded)
+        if len(kept) < len(prints):
+            copies = find_copies([prints[at] for at in kept])
+        return _Material(found, videos, copies, facts, self.quarantine)
+
+    def _keep(self, found: Annotations, results: Sequence[Any]) -> tuple[Annotations, list[Any]]:
+        """Take out the segments whose result is an error, or refuse the source if that was asked for."""
+        pairs = list(zip(found.segments, results, strict=True))
+        bad = [(segment, error) for segment, error in pairs if isinstance(error, VideoDecodeError)]
+        good = [(segment, result) for segment, result in pairs if not isinstance(result, VideoDecodeError)]
+        if bad and self.on_bad == "fail":
+            _refuse_bad_files(
+                bad, num_files=len({segment.file_name for segment in found.segments}), source=self.source
+            )
+        for label in sorted({segment.label for segment, _ in bad} - {segment.label for segment, _ in good}):
+            raise ValueError(
+                f"label '{label}' has no video left: none of its files can be read; repair them or remove it"
+            )
+        if bad:
+            logger.warning("%d of %d videos left out: they cannot be read", len(bad), len(pairs))
+        self.quarantine += [
+            Quarantine(segment.name, segment.label, segment.group, error.reason_class, error.reason)
+            for segment, error in bad
+        ]
+        return replace(found, segments=[segment for segment, _ in good]), [result for _, result in good]
+
+
+def _refuse_bad_files(bad: Sequence[tuple[Segment, VideoDecodeError]], *, num_files: int, source: str | Path) -> None:
+    reasons = {segment.file_name: error.reason for segment, error in bad}
+    shown = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:_SHOWN_BAD_FILES])
+    more = f"; and {len(reasons) - _SHOWN_BAD_FILES} more" if len(reasons) > _SHOWN_BAD_FILES else ""
+    raise VideoDecodeError(
+        source,
+        f"{len(reasons)} of {num_files} files cannot be read as videos ({shown}{more}); repair or remove them, leave "
+        "them out with --on_bad drop, or keep what decodes with --on_bad salvage",
+    )
+
+
+def _segment_of_file(segment: Segment) -> SegmentOfFile:
+    if segment.is_whole_file:
+        return SegmentOfFile(segment.path)
+    return SegmentOfFile(segment.path, segment.start_seconds, segment.end_seconds)
+
+
+def _read_source(
+    source: str | Path, folder: Path, *, annotations: str | Path | None, group_by: str | None, **options: Any
+) -> Annotations:
+    """Read a folder of videos, or a Hub dataset where there is no such folder and the name could be one."""
+    is_hub = not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
+    if is_hub and annotations is None:
+        return read_hub_annotations(str(source), folder=folder, group_by=group_by)
+    return read_annotations(source, annotations=annotations, group_by=group_by, **options)
+
+
+def _plan(
+    found: Annotations,
+    copies: Sequence[Sequence[int]] = (),
+    *,
+    split: SplitBy,
+    ratios: Sequence[float],
+    seed: int,
+    test: Sequence[str],
+    validation: Sequence[str],
+) -> SplitPlan:
+    """Give every segment its side; sides that the annotations name are taken from there."""
+    named = {
+        side: sorted({segment.group for segment in found.segments if segment.split == side})
+        for side in ("validation", "test")
+    }
+    if any(named.values()):
+        if test or validation or split == "random":
+            raise ValueError(
+                "the annotations name a split for every video; drop their split column, or drop --test_groups, "
+                "--validation_groups and --split random"
+            )
+        test, validation = named["test"], named["validation"]
+    return plan_split(
+        found.groups,
+        found.labels,
+        split=split,
+        ratios=ratios,
+        seed=seed,
+        test_groups=test,
+        validation_groups=validation,
+        copies=copies,
+    )
+
+
+def _split_kind(found: Annotations, split: SplitBy) -> str:
+    kind = describe_split(split=split, group_by=found.group_by, num_groups=len(set(found.groups)))
+    sides = {segment.split for segment in found.segments} - {None}
+    given = [side for side in SPLITS if side in sides]
+    return f"{kind}; {' and '.join(given)} as the annotations say" if len(given) > 1 else kind
+
+
+def _store(
+    material: _Material, plan: SplitPlan, data_dir: Path, *, num_workers: int | None, progress: bool
+) -> list[StoredRow]:
+    placed = [
+        (segment, side, video)
+        for segment, side, video in zip(material.found.segments, plan.sides, material.videos, strict=True)
+        if side is not None
+    ]
+    segments, sides, videos = (list(column) for column in zip(*placed, strict=True))
+    rows = name_rows(segments, sides, videos)
+    return put_in_place(rows, videos, data_dir, num_workers=num_workers, progress=progress)
 
 
 def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
@@ -158,206 +340,41 @@ def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
 
 def _check_place(output_dir: Path, source: Path) -> None:
     check_output_dir(output_dir)
-    if output_dir.resolve().is_relative_to(source.resolve()):
+    if output_dir.resolve().is_relative_to(source.resolve()) and source.exists():
         raise ValueError(f"output_dir {output_dir} lies inside the source {source}; name a folder outside it")
     if re.search(r"[*?\[\]]", str(output_dir.resolve())):
         raise ValueError(f"output_dir {output_dir} must not contain * ? [ or ]: load_dataset takes them for a pattern")
 
 
-def _probe_segments(
-    found: Annotations, *, source: Path, on_bad: OnBad, num_workers: int | None, progress: bool
-) -> tuple[Annotations, list[tuple[Segment, str]]]:
-    """Return the segments with their ends filled in, and those whose file is no video with the reason."""
-    facts = probe_videos([segment.path for segment in found.segments], num_workers=num_workers, progress=progress)
-    good: list[Segment] = []
-    bad: list[tuple[Segment, str]] = []
-    for segment, fact in zip(found.segments, facts, strict=True):
-        if isinstance(fact, VideoDecodeError):
-            bad.append((segment, fact.reason))
-        else:
-            end_seconds = segment.end_seconds if segment.end_seconds is not None else fact.duration_seconds
-            good.append(replace(segment, end_seconds=end_seconds))
-    if bad and on_bad == "fail":
-        shown = "; ".join(f"{segment.file_name}: {reason}" for segment, reason in bad[:_SHOWN_BAD_FILES])
-        more = f"; and {len(bad) - _SHOWN_BAD_FILES} more" if len(bad) > _SHOWN_BAD_FILES else ""
-        raise VideoDecodeError(
-            source,
-            f"{len(bad)} of {len(facts)} files cannot be read as videos ({shown}{more}); "
-            "repair or remove them, or leave them out with --on_bad drop",
-        )
-    for label in sorted({segment.label for segment, _ in bad} - {segment.label for segment in good}):
-        raise ValueError(f"label '{label}' has no video left: none of its files can be read; repair them or remove it")
-    if bad:
-        logger.warning("%d of %d files left out: they cannot be read as videos", len(bad), len(facts))
-    return replace(found, segments=good), bad
-
-
-def _name_files(segments: Sequence[Segment], sides: Sequence[str]) -> list[_Row]:
-    """Keep each file's own name where it is unique on its side; else add eight digits of its path's hash."""
-    names = [stored_name(segment.file_name) for segment in segments]
-    taken = Counter((side, name.casefold()) for side, name in zip(sides, names, strict=True))
-    rows = []
-    for segment, side, name in zip(segments, sides, names, strict=True):
-        if taken[side, name.casefold()] > 1:
-            stem, _, suffix = name.rpartition(".")
-            name = f"{stem}-{hashlib.sha256(segment.file_name.encode()).hexdigest()[:8]}.{suffix}"
-        rows.append(_Row(segment, side, name))
-    return rows
-
-
-def _copy_files(rows: Sequence[_Row], folder: Path, *, num_workers: int | None, progress: bool) -> list[_Row]:
-    """Copy every file to its place and return the rows with their hashes."""
-    for side in SPLITS:
-        (folder / "data" / side).mkdir(parents=True)
-    executor = ThreadPoolExecutor(num_workers or available_cores())
-    try:
-        copies = executor.map(partial(_copy_file, folder=folder), rows)
-        return list(tqdm(copies, total=len(rows), desc="copying videos", unit="file", disable=not progress))
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _copy_file(row: _Row, *, folder: Path) -> _Row:
-    target = folder / "data" / row.split / row.file_name
-    shutil.copyfile(row.segment.path, target)
-    with target.open("rb") as file:
-        return replace(row, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _check_copies(rows: Sequence[_Row]) -> None:
-    """Refuse one video under two labels, and warn of one on two sides."""
-    first: dict[str, Segment] = {}
-    for row in rows:
-        other = first.setdefault(row.sha256, row.segment)
-        if other.label != row.segment.label:
-            raise ValueError(
-                f"{other.file_name} is labelled '{other.label}' and {row.segment.file_name} '{row.segment.label}', "
-                "but they are the same file byte for byte; correct a label or remove one of them"
-            )
-    copies = leaks([row.sha256 for row in rows], [row.split for row in rows])
-    if copies:
-        logger.warning(
-            "%d video(s) have an exact copy in another split, so figures will be too good; remove the copies or give "
-            "them one group",
-            len(copies),
-        )
-
-
 def _summarize(
-    rows: Sequence[_Row], found: Annotations, output_dir: Path, *, split: SplitBy, seed: int, num_dropped: int
+    rows: Sequence[StoredRow], material: _Material, audit: Audit, output_dir: Path, *, seed: int
 ) -> BuildSummary:
-    groups, sides = [row.segment.group for row in rows], [row.split for row in rows]
-    labels = [row.segment.label for row in rows]
-    keys = sorted([row.split, row.sha256, row.segment.label, row.segment.group] for row in rows)
+    labels, sides = [row.segment.label for row in rows], [row.split for row in rows]
     return BuildSummary(
         output_dir=output_dir,
-        fingerprint=hashlib.sha256(json.dumps(keys).encode()).hexdigest(),
-        split_kind=describe_split(split=split, group_by=found.group_by, num_groups=len(set(groups))),
+        fingerprint=dataset_fingerprint(rows),
+        split_kind=audit.split_kind,
         seed=seed,
         labels=tuple(sorted(set(labels))),
         counts=count_labels(labels, sides),
         groups={side: len({row.segment.group for row in rows if row.split == side}) for side in SPLITS},
-        groups_on_several_sides=len(leaks(groups, sides)),
-        copies_on_several_sides=len(leaks([row.sha256 for row in rows], sides)),
-        num_dropped=num_dropped,
-        num_left_out=len(found.left_out),
+        groups_on_several_sides=audit.groups_on_several_sides,
+        copies_on_several_sides=audit.exact_on_several_sides,
+        near_copies_on_several_sides=audit.near_on_several_sides,
+        num_copies_left_out=len(audit.left_out),
+        num_dropped=len(material.quarantine),
+        num_left_out=len(material.found.left_out),
+        random_split_leaks=audit.to_json()["random_split"],
     )
 
 
-def _column_dtypes(found: Annotations) -> dict[str, str]:
-    """Return the type of every metadata column but file_name, taken over all splits together."""
-    carried = {
-        name: _dtype([segment.columns[name].strip() for segment in found.segments]) for name in found.column_names
-    }
-    return _OWN_COLUMNS | carried
-
-
-def _dtype(cells: Sequence[str]) -> str:
-    """Return the narrowest of bool, int64, float64 and string that every reader agrees on.
-
-    load_dataset reads CSV as pandas does, which cannot put an empty cell into bool or int64. Digits with a leading
-    zero are names, not numbers.
-    """
-    filled = [cell for cell in cells if cell and cell not in _READ_AS_EMPTY]
-    if not filled:
-        return "string"
-    if all(re.fullmatch(r"-?(0|[1-9]\d{0,14})", cell, re.ASCII) for cell in filled):
-        return "int64" if len(filled) == len(cells) else "float64"
-    if all(re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", cell, re.ASCII) for cell in filled):
-        return "float64"
-    if len(filled) == len(cells) and {cell.lower() for cell in filled} <= {"true", "false"}:
-        return "bool"
-    return "string"
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "int64": int,
-    "float64": float,
-    "bool": lambda text: text.lower() == "true",
-}
-
-
-def _record(row: _Row, dtypes: dict[str, str]) -> dict[str, Any]:
-    """Return the typed metadata of one file; empty cells are None."""
-    segment = row.segment
-    record: dict[str, Any] = {
-        "file_name": row.file_name,
-        "label": segment.label,
-        "group": segment.group,
-        "source": segment.file_name,
-        "start_seconds": round(segment.start_seconds, 6),
-        "end_seconds": None if segment.end_seconds is None else round(segment.end_seconds, 6),
-    }
-    for name in dtypes.keys() - _OWN_COLUMNS.keys():
-        cell = segment.columns[name]
-        if dtypes[name] == "string":
-            record[name] = cell or None
-        else:
-            cell = cell.strip()
-            record[name] = None if not cell or cell in _READ_AS_EMPTY else _PARSERS[dtypes[name]](cell)
-    return record
-
-
-def _write_metadata(data_dir: Path, rows: Sequence[_Row], dtypes: dict[str, str]) -> None:
-    names = ["file_name", *dtypes]
-    sides = {side: [_record(row, dtypes) for row in rows if row.split == side] for side in SPLITS}
-    text_names = [name for name in names if dtypes.get(name, "string") in ("string", "class_label")]
-    if _csv_is_faithful(list(sides.values()), text_names):
-        for side, records in sides.items():
-            # with the default line ends of `csv` both "\r" and "\n" in a cell are quoted
-            with (data_dir / side / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(records)
-        return
-    types = {name: "string" if name in text_names else dtypes[name] for name in names}
-    schema = pa.schema([(name, pa.type_for_alias(dtype)) for name, dtype in types.items()])
-    for side, records in sides.items():
-        pq.write_table(pa.Table.from_pylist(records, schema=schema), data_dir / side / "metadata.parquet")
-
-
-def _csv_is_faithful(sides: Sequence[Sequence[dict[str, Any]]], text_names: Sequence[str]) -> bool:
-    """Tell whether load_dataset reads back what is written.
-
-    A label 'None' would come back empty. A text column that is empty on one side (in the 10,000 rows read first) has
-    no type there, and then load_dataset refuses the whole dataset.
-    """
-    for name in text_names:
-        columns = [[record[name] for record in records] for records in sides]
-        if len({any(cells[:10_000]) for cells in columns}) > 1:
-            return False
-        if not all(_READ_AS_EMPTY.isdisjoint(cells) for cells in columns):
-            return False
-    return True
-
-
-def _write_quarantine(folder: Path, quarantine: Sequence[tuple[Segment, str]]) -> None:
-    if not quarantine:
-        return
-    with (folder / "quarantine.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "label", "group", "reason"])
-        writer.writerows([segment.file_name, segment.label, segment.group, why] for segment, why in quarantine)
+def _write_tables(folder: Path, rows: Sequence[StoredRow], material: _Material, audit: Audit) -> None:
+    write_metadata(folder / "data", rows, column_dtypes(material.found))
+    write_probe_table(folder / "probe.parquet", material.facts)
+    if material.quarantine:
+        write_quarantine(folder / "quarantine.csv", material.quarantine)
+    text = json.dumps(audit.to_json(), indent=2, ensure_ascii=False)
+    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _write_json(path: Path, summary: BuildSummary, settings: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
+import psutil
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -18,10 +19,25 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from railsformer.data.dataset_folder import check_dataset_folder, check_seconds, metadata_files, read_dataset_facts
 from railsformer.data.probe import probe_video
 from railsformer.data.sampling import ClipSampling
-from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_pixels, training_pixels
+from railsformer.data.transforms import (
+    PixelSettings,
+    TrainingAugmentation,
+    evaluation_crops,
+    evaluation_pixels,
+    training_pixels,
+)
 from railsformer.data.video import VideoDecodeError, read_frames
 
-__all__ = ["ClipDataset", "FrameOrder", "VideoDataset", "collate_clips", "load_video_dataset"]
+__all__ = [
+    "ClipDataset",
+    "FrameOrder",
+    "LoaderMemory",
+    "VideoDataset",
+    "collate_clips",
+    "load_video_dataset",
+    "measure_loader_memory",
+    "video_file",
+]
 
 # How the frames of a clip are shown: as they are, or the middle one in every place, which leaves no motion at all.
 FrameOrder = Literal["forwards", "middle"]
@@ -158,7 +174,12 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: What training varies; None gives evaluation clips.
         seed: Seed of the training randomness.
         num_clips: Evaluation clips a video; their order is all clips of the first video, then of the second.
+        num_crops: Crops of an evaluation clip: 1, the centre, or 3 along the long side. One index is one clip with all
+            of its crops, so that it is decoded once.
         frame_order: How the frames of an evaluation clip are shown.
+
+    Raises:
+        ValueError: If num_clips < 1, or num_crops is neither 1 nor 3.
     """
 
     def __init__(
@@ -170,8 +191,13 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: TrainingAugmentation | None = None,
         seed: int = 0,
         num_clips: int = 1,
+        num_crops: int = 1,
         frame_order: FrameOrder = "forwards",
     ) -> None:
+        if num_clips < 1:
+            raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+        if num_crops not in (1, 3):
+            raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
         self.rows = rows
         self.labels: list[int] = list(rows["label"])
         self.sampling = sampling
@@ -179,6 +205,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.num_clips = 1 if augmentation else num_clips
+        self.num_crops = 1 if augmentation else num_crops
         self.frame_order = frame_order
         # Shared memory: workers that live longer than an epoch see it move on.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
@@ -200,7 +227,9 @@ class ClipDataset(torch.utils.data.Dataset):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One clip: `pixel_values` (T, 3, y, x), `labels`, and `video_index`, the row it comes from.
+        """One clip: `pixel_values`, `labels`, and `video_index`, the row it comes from.
+
+        `pixel_values` is (T, 3, y, x), or (num_crops, T, 3, y, x) where there are several crops.
 
         Raises:
             IndexError: If the index is negative, or there is no such evaluation clip.
@@ -216,30 +245,30 @@ class ClipDataset(torch.utils.data.Dataset):
             video_index, clip = divmod(index, self.num_clips)
         row = self.rows[video_index]
         rng = np.random.default_rng([self.seed, self.epoch, video_index, draw])
-        with _video_file(row["video"], index=video_index) as path:
+        with video_file(row["video"], index=video_index) as path:
             frames = read_frames(path, self._times(row, path, clip, rng))
         if self.augmentation:
             pixel_values = training_pixels(frames, self.pixels, self.augmentation, rng)
         else:
             if self.frame_order == "middle":
                 frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
-            pixel_values = evaluation_pixels(frames, self.pixels)
+            pixels_of = evaluation_pixels if self.num_crops == 1 else evaluation_crops
+            pixel_values = pixels_of(frames, self.pixels)
         return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
 
     def _times(self, row: Mapping[str, Any], path: Path, clip: int, rng: np.random.Generator) -> np.ndarray:
         """Instants of a clip. A segment is a file of its own, so they count from the file's first picture."""
         if row.get("end_seconds") is None:
-            duration = probe_video(path).duration_seconds
+            duration = probe_video(path, thorough=False).duration_seconds
         else:
             duration = float(row["end_seconds"]) - float(row.get("start_seconds") or 0.0)
         if self.augmentation:
-            return self.sampling.clip_times(self.sampling.training_start(0.0, duration, rng))
-        starts = self.sampling.evaluation_starts(0.0, duration, num_clips=self.num_clips)
-        return self.sampling.clip_times(starts[clip])
+            return self.sampling.training_times(0.0, duration, rng)
+        return self.sampling.evaluation_times(0.0, duration, num_clips=self.num_clips)[clip]
 
 
 @contextmanager
-def _video_file(video: Mapping[str, Any], *, index: int) -> Iterator[Path]:
+def video_file(video: Mapping[str, Any], *, index: int) -> Iterator[Path]:
     """The file of an undecoded `Video`; where the row holds its bytes, a temporary file named after it in errors."""
     if video.get("bytes") is None:
         yield Path(video["path"])
@@ -250,12 +279,75 @@ def _video_file(video: Mapping[str, Any], *, index: int) -> Iterator[Path]:
         try:
             yield Path(file.name)
         except VideoDecodeError as error:
-            raise VideoDecodeError(video.get("path") or f"video of row {index}", error.reason) from error
+            name = video.get("path") or f"video of row {index}"
+            raise VideoDecodeError(name, error.reason, error.reason_class) from error
 
 
 def collate_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack clips to `pixel_values` (B, T, 3, y, x) and `labels` (B,)."""
+    """Stack clips to `pixel_values` (B, T, 3, y, x), or (B, num_crops, T, 3, y, x), and `labels` (B,)."""
     return {
-        "pixel_values": torch.stack([clip["pixel_values"] for clip in clips]),
+        # In a worker this stacks straight into shared memory: no second copy, and no holes in the worker's heap.
+        "pixel_values": torch.utils.data.default_collate([clip["pixel_values"] for clip in clips]),
         "labels": torch.tensor([clip["labels"] for clip in clips], dtype=torch.long),
     }
+
+
+@dataclass(frozen=True)
+class LoaderMemory:
+    """Memory of a loader's processes at one moment, pages that processes share left out.
+
+    Args:
+        num_clips: Clips delivered so far.
+        main_mib: Of the process that receives them.
+        worker_mib: Of each worker.
+    """
+
+    num_clips: int
+    main_mib: float
+    worker_mib: tuple[float, ...]
+
+
+def measure_loader_memory(
+    clips: torch.utils.data.Dataset,
+    *,
+    num_clips: int,
+    batch_size: int = 8,
+    num_workers: int = 2,
+    measure_every: int = 50,
+) -> list[LoaderMemory]:
+    """Feed clips through one loader and watch what its processes hold: flat memory means that nothing is kept.
+
+    Over the first several hundred clips the heap of a worker grows to a plateau, since glibc keeps freed memory. So
+    compare later measurements with each other, or run under MALLOC_MMAP_THRESHOLD_=1048576, which gives it back.
+
+    Args:
+        clips: Gives clips by index; gone through again and again by the same workers, unlike in training, where each
+            epoch may start new ones and so hide a leak.
+        num_clips: Clips to deliver in all.
+        batch_size: Clips of a batch.
+        num_workers: Processes that decode.
+        measure_every: Batches between two measurements.
+
+    Returns:
+        Measurements in order, the first after `measure_every` batches.
+    """
+    length = len(clips)  # type: ignore[arg-type]
+    this_process = psutil.Process()
+    others = {process.pid for process in this_process.children()}
+    loader = torch.utils.data.DataLoader(
+        clips,
+        batch_size=batch_size,
+        sampler=[index % length for index in range(num_clips)],
+        num_workers=num_workers,
+        collate_fn=collate_clips,
+    )
+    measured, delivered = [], 0
+    workers: list[psutil.Process] | None = None
+    for number, batch in enumerate(loader, start=1):
+        delivered += len(batch["labels"])
+        if workers is None:
+            workers = [process for process in this_process.children() if process.pid not in others]
+        if number % measure_every == 0:
+            main_mib, *worker_mib = (one.memory_full_info().uss / 2**20 for one in (this_process, *workers))
+            measured.append(LoaderMemory(delivered, main_mib, tuple(worker_mib)))
+    return measured

@@ -1,7 +1,7 @@
 """The card of a dataset: YAML that load_dataset goes by, and text for people."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ class BuildSummary:
         counts: Videos by side and label.
         groups: Number of groups by side.
         groups_on_several_sides: 0 unless the split is random.
-        copies_on_several_sides: Files whose exact bytes lie on more than one side.
-        num_dropped: Files left out because they are no videos.
+        copies_on_several_sides: Sets of videos with the same pictures that lie on more than one side.
+        near_copies_on_several_sides: Pairs of near copies that were found and lie on two sides.
+        num_copies_left_out: Videos left out because a copy of them lies on another side.
+        num_dropped: Videos left out because they cannot be read.
         num_left_out: Videos in the source that no label points to.
+        random_split_leaks: What a random split would have leaked, as in audit.json.
     """
 
     output_dir: Path
@@ -40,8 +43,21 @@ class BuildSummary:
     groups: dict[str, int]
     groups_on_several_sides: int
     copies_on_several_sides: int
+    near_copies_on_several_sides: int = 0
+    num_copies_left_out: int = 0
     num_dropped: int = 0
     num_left_out: int = 0
+    random_split_leaks: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def leak_sentence(self) -> str:
+        """What a random split would have leaked."""
+        leaks = self.random_split_leaks
+        return (
+            f"A random split would have tested on {leaks['test_rows']:.0f} videos, of which {leaks['same_group']:.0f} "
+            f"have their own group in training, {leaks['exact_leaked']:.1f} an exact and {leaks['near_leaked']:.1f} a "
+            "near copy (means over draws)."
+        )
 
     def balance_table(self) -> str:
         """Return videos by label and side as a Markdown table."""
@@ -54,16 +70,19 @@ class BuildSummary:
         return "\n".join(lines)
 
 
-def dataset_card(summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+def dataset_card(
+    summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str], *, audit: str = ""
+) -> str:
     """Return README.md: what load_dataset needs in YAML, then what a reader needs.
 
     Args:
         summary: What was built.
         settings: How: command, splits and versions are told.
         dtypes: Type of every metadata column but file_name.
+        audit: The leak audit in Markdown.
     """
     header = yaml.safe_dump(_header(summary, dtypes), allow_unicode=True, sort_keys=False)
-    return "---\n" + header + "---\n\n" + _body(summary, settings, dtypes)
+    return "---\n" + header + "---\n\n" + _body(summary, settings, dtypes, audit)
 
 
 def _header(summary: BuildSummary, dtypes: Mapping[str, str]) -> dict[str, Any]:
@@ -85,7 +104,7 @@ def _header(summary: BuildSummary, dtypes: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _body(summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str]) -> str:
+def _body(summary: BuildSummary, settings: Mapping[str, Any], dtypes: Mapping[str, str], audit: str) -> str:
     sides = "\n".join(f"| {side} | {sum(summary.counts[side].values())} | {summary.groups[side]} |" for side in SPLITS)
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     # file_name, label, group, source, start_seconds and end_seconds come first
@@ -102,11 +121,21 @@ with railsformer. Nobody has stated a licence yet: fill in `license` above befor
 ## Split
 
 {summary.split_kind[0].upper() + summary.split_kind[1:]}. Groups on more than one side: \
-{summary.groups_on_several_sides}. Files whose exact copy is on another side: {summary.copies_on_several_sides}.
+{summary.groups_on_several_sides}; sets of exact copies: {summary.copies_on_several_sides}; pairs of near copies \
+that were found: {summary.near_copies_on_several_sides}. {summary.num_copies_left_out} video(s) were left out because \
+a copy lies on another side.
 
 | split | videos | groups |
 |---|---:|---:|
 {sides}
+
+## Leak audit
+
+{audit.strip()}
+
+## Videos
+
+{_describe_videos(settings.get("proxy"))}
 
 ## Columns
 
@@ -134,10 +163,21 @@ dataset = dataset.cast_column("video", Video(decode=False))  # paths; decoding i
 {_notes(summary)}"""
 
 
+def _describe_videos(proxy: Mapping[str, Any] | None) -> str:
+    if proxy is None:
+        return "The originals, byte for byte; parts of longer files were cut out and encoded finely."
+    return (
+        f"Training proxies, not the originals: {proxy['kind']}, every picture a key picture, short side at most "
+        f"{proxy['short_side_px']} px, {proxy['fps']:g} to {2 * proxy['fps']:g} pictures a second at their own times, "
+        "no sound. At any instant a proxy shows what the original shows or a picture at most "
+        f"{0.5 / proxy['fps']:.3g} s older."
+    )
+
+
 def _notes(summary: BuildSummary) -> str:
     notes = []
     if summary.num_dropped:
-        notes.append(f"- {summary.num_dropped} file(s) could not be read as videos and were left out: quarantine.csv")
+        notes.append(f"- {summary.num_dropped} video(s) could not be read and were left out: quarantine.csv")
     if summary.num_left_out:
         notes.append(f"- {summary.num_left_out} video(s) of the source had no label and were left out")
     for side in SPLITS:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["check_output_dir", "whole_folder"]
+__all__ = ["building_folder", "check_output_dir", "whole_folder"]
 
 _PREFIX = ".railsformer-"
+_BUILDING = ".railsformer-building"
+_WORTH_KEEPING_SECONDS = 60.0
 
 
 def check_output_dir(output_dir: str | Path) -> Path:
@@ -27,7 +30,7 @@ def check_output_dir(output_dir: str | Path) -> Path:
     try:
         with suppress(FileNotFoundError):
             folder.lstat()  # a name that is too long, say
-        holds_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        holds_something = folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir())))
         if not holds_something:
             nearest = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
             with tempfile.TemporaryDirectory(dir=nearest, prefix=_PREFIX):
@@ -39,6 +42,38 @@ def check_output_dir(output_dir: str | Path) -> Path:
     if holds_something:
         raise FileExistsError(f"output_dir {folder} already holds something; remove it or name another folder")
     return folder
+
+
+@contextmanager
+def building_folder(output_dir: str | Path) -> Iterator[Path]:
+    """Yield a folder for finished parts of long work, so that the same work goes on where it was stopped.
+
+    It lies beside `output_dir` (`.NAME.railsformer-building`), or in it where it is there already. It outlives Ctrl-C,
+    SIGKILL and a full disk as long as it holds something, and a refusal (ValueError) that comes after more than a
+    minute's work; it is removed when the block ends well.
+
+    Raises:
+        FileExistsError: If another process works on the same `output_dir` now.
+    """
+    final = Path(output_dir).resolve()
+    folder = final / _BUILDING if final.is_dir() else final.with_name(f".{final.name}{_BUILDING}")
+    parts = folder / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        if sys.platform != "win32" and not _try_lock(lock):
+            raise FileExistsError(
+                f"output_dir {output_dir} is being written by another process; wait for it or name another folder"
+            )
+        began, keep = time.monotonic(), True
+        try:
+            yield parts
+            keep = False
+        except ValueError:
+            keep = time.monotonic() - began > _WORTH_KEEPING_SECONDS
+            raise
+        finally:
+            if not (keep and any(parts.iterdir())):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -78,10 +113,14 @@ def _put_in_place(whole: Path, final: Path, *, ours: Path | None) -> None:
         except OSError as error:
             raise FileExistsError(message) from error
         return
-    if any(entry != ours for entry in final.iterdir()):
+    if any(entry != ours and entry.name != _BUILDING for entry in final.iterdir()):
         raise FileExistsError(message)
     for entry in whole.iterdir():
         entry.rename(final / entry.name)
+
+
+def _is_foreign(entry: Path) -> bool:
+    return entry.name != _BUILDING
 
 
 def _clear_abandoned(home: Path) -> None:

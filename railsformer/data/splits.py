@@ -23,6 +23,7 @@ __all__ = [
     "count_labels",
     "describe_split",
     "leaks",
+    "spread_groups",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -142,6 +143,23 @@ def assign_rows(labels: Sequence[str], *, ratios: Sequence[float] = (0.7, 0.15, 
     return [assignment[row] for row in rows]
 
 
+def spread_groups(groups: Sequence[str], labels: Sequence[str], names: Sequence[str], *, num_sides: int) -> list[int]:
+    """Give every group one of equal sides so that each side's label counts come close to an equal share.
+
+    Args:
+        groups: Group of each row.
+        labels: Label of each row.
+        names: The groups in the order that breaks ties; at least num_sides.
+        num_sides: How many sides there are.
+
+    Returns:
+        Side of each group, 0 to num_sides - 1, in the order of `names`.
+    """
+    counts = _count_matrix(groups, labels, names)
+    shares = {str(side): 1 / num_sides for side in range(num_sides)}
+    return _Objective.of(counts, shares).assign(counts).tolist()
+
+
 def check_sides(sides: Sequence[str], labels: Sequence[str], *, groups: Sequence[str]) -> None:
     """Refuse a split that nobody can train and test with.
 
@@ -228,7 +246,7 @@ class _Objective:
     def of(cls, counts: np.ndarray, shares: Mapping[str, float]) -> "_Objective":
         """Share out the groups' totals; `counts` has shape (G, L)."""
         weights = np.array(list(shares.values())) / sum(shares.values())
-        missing = np.array([[_MISSING_COST[side]] for side in shares])
+        missing = np.array([[_MISSING_COST.get(side, _MISSING_COST["test"])] for side in shares])
         return cls(targets=weights[:, None] * counts.sum(axis=0), missing=missing)
 
     def cost(self, counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.utils import cached_file
 
-__all__ = ["PixelSettings", "TrainingAugmentation", "evaluation_pixels", "training_pixels"]
+__all__ = ["PixelSettings", "TrainingAugmentation", "evaluation_crops", "evaluation_pixels", "training_pixels"]
 
 TIMESFORMER_MEAN_STD = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -136,18 +136,35 @@ def evaluation_pixels(frames: np.ndarray, settings: PixelSettings) -> torch.Tens
     Returns:
         `pixel_values`, float32, shape (T, 3, crop_px, crop_px).
     """
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    # The long side is cut, not rounded, as transformers' get_resize_output_image_size does.
-    new_height = settings.short_side_px if height == short else int(settings.short_side_px * height / width)
-    new_width = settings.short_side_px if width == short else int(settings.short_side_px * width / height)
-    top, left = (new_height - settings.crop_px) // 2, (new_width - settings.crop_px) // 2
+    pictures = _resize_short_side(frames, settings.short_side_px)
+    height, width = pictures[0].shape[:2]
+    top, left = (height - settings.crop_px) // 2, (width - settings.crop_px) // 2
     crop = slice(top, top + settings.crop_px), slice(left, left + settings.crop_px)
-    pictures = [
-        np.asarray(Image.fromarray(frame).resize((new_width, new_height), Image.Resampling.BILINEAR))[crop]
-        for frame in frames
-    ]
-    return _normalise(np.stack(pictures), settings)
+    return _normalise(np.stack([picture[crop] for picture in pictures]), settings)
+
+
+def evaluation_crops(frames: np.ndarray, settings: PixelSettings) -> torch.Tensor:
+    """Resize the short side to the crop, take three crops along the long side, normalise.
+
+    Left, centre and right of a wide picture, top, centre and bottom of a high one: together they show all of it up to
+    an aspect of 3, as in TimeSformer's tests (facebookresearch/TimeSformer, TEST.NUM_SPATIAL_CROPS 3). The short side
+    is `crop_px`, not `short_side_px`. The three crops of a square picture are the same: they change no score there and
+    cost three forward passes.
+
+    Args:
+        frames: RGB, uint8, shape (T, height, width, 3).
+        settings: The model's input.
+
+    Returns:
+        `pixel_values`, float32, shape (3, T, 3, crop_px, crop_px), in that order of crops.
+    """
+    side = settings.crop_px
+    pictures = np.stack(_resize_short_side(frames, side))
+    height, width = pictures.shape[1:3]
+    free_y, free_x = height - side, width - side  # at least one of them is 0
+    corners = ((0, 0), (free_y // 2, free_x // 2), (free_y, free_x))
+    crops = [pictures[:, top : top + side, left : left + side] for top, left in corners]
+    return torch.stack([_normalise(crop, settings) for crop in crops])
 
 
 def training_pixels(
@@ -177,6 +194,17 @@ def training_pixels(
     if rng.random() < 0.5 and augmentation.flip:
         pictures = pictures[:, :, ::-1]
     return _normalise(_vary_light(pictures, augmentation, rng), settings)
+
+
+def _resize_short_side(frames: np.ndarray, short_side_px: int) -> list[np.ndarray]:
+    """Pictures (height, width, 3) resized so that the shorter of height and width is `short_side_px`."""
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    # The long side is cut, not rounded, as transformers' get_resize_output_image_size does.
+    new_height = short_side_px if height == short else int(short_side_px * height / width)
+    new_width = short_side_px if width == short else int(short_side_px * width / height)
+    size = (new_width, new_height)
+    return [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames]
 
 
 def _side(config: dict[str, Any], key: str) -> int | None:

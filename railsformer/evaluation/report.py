@@ -17,7 +17,7 @@ from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.metrics import VideoClassificationMetrics
-from railsformer.evaluation.views import VideoScores, best_device, score_videos
+from railsformer.evaluation.views import VideoScores, ViewAverage, best_device, score_videos
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 __all__ = ["EvaluationReport", "evaluate_model", "per_class_table"]
@@ -47,6 +47,8 @@ def evaluate_model(
     output_dir: str | Path,
     split: str = "test",
     num_clips: int = 1,
+    num_crops: int = 1,
+    average: ViewAverage = "probabilities",
     frame_order: FrameOrder = "forwards",
     batch_size: int = 8,
     num_workers: int = 2,
@@ -61,9 +63,11 @@ def evaluate_model(
         dataset: Dataset folder or Hub id.
         output_dir: Folder to write; must be absent or empty.
         split: Split to evaluate.
-        num_clips: Clips a video, spread over its length; their softmax scores are averaged.
+        num_clips: Clips a video, spread over its length.
+        num_crops: Crops of a clip: 1, the centre, or 3 along the long side.
+        average: What is averaged over clips and crops: softmax scores or logits.
         frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by.
-        batch_size: Clips a forward pass.
+        batch_size: Most views (clips x crops) of a forward pass.
         num_workers: Processes that decode.
         progress: Show a bar.
 
@@ -71,12 +75,14 @@ def evaluate_model(
         FileExistsError: If `output_dir` holds something.
         FileNotFoundError: If model or dataset are not there.
         PermissionError: If `output_dir` cannot be written.
-        ValueError: If the split is missing or empty, or has a label that the model does not know, or the model has no
-            head.
+        ValueError: If num_clips or num_crops are out of range, the split is missing or empty, or has a label that the
+            model does not know, or the model has no head.
         VideoDecodeError: If a video cannot be read.
     """
     if num_clips < 1:
         raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+    if num_crops not in (1, 3):
+        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
     folder = check_output_dir(output_dir)
     loaded = load_video_dataset(dataset)
     rows = loaded.split(split)
@@ -86,16 +92,20 @@ def evaluate_model(
     pixels = PixelSettings.from_pretrained(model)
     label_names = [config.id2label[index] for index in range(config.num_labels)]
     order = _label_order(loaded, label_names, model=str(model))
-    clips = ClipDataset(rows, sampling=sampling, pixels=pixels, num_clips=num_clips, frame_order=frame_order)
-    scores = score_videos(classifier, clips, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    clips = ClipDataset(
+        rows, sampling=sampling, pixels=pixels, num_clips=num_clips, num_crops=num_crops, frame_order=frame_order
+    )
+    scores = score_videos(
+        classifier, clips, batch_size=batch_size, num_workers=num_workers, average=average, progress=progress
+    )
     scores = VideoScores(scores.probabilities, order[scores.references])
     figures = VideoClassificationMetrics(keep_in_memory=True).compute(
         predictions=scores.predictions, references=scores.references, label_names=label_names
     )
     protocol = {
         "num_clips": num_clips,
-        "num_crops": 1,
-        "view_average": "softmax",
+        "num_crops": num_crops,
+        "view_average": average,
         "frame_order": frame_order,
         "sampling": asdict(sampling),
         "pixels": {**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
@@ -198,7 +208,6 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
     """report.md: figures first, then how they were obtained."""
     protocol = metrics["protocol"]
     sampling, pixels = protocol["sampling"], protocol["pixels"]
-    step_seconds = sampling["frame_interval"] / sampling["nominal_fps"]
     rows = [
         f"| {name} | "
         + " | ".join("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
@@ -234,15 +243,35 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             "## How it was measured",
             "",
             f"- Each video counts once: {protocol['num_clips']} clip(s) x {protocol['num_crops']} crop(s), "
-            f"{protocol['view_average']} scores averaged.",
-            f"- A clip is {sampling['num_frames']} frames, {step_seconds:.3f} s apart ({sampling['frame_interval']} "
-            f"steps at {sampling['nominal_fps']:g} fps), picked by presentation time.",
-            f"- Short side {pixels['short_side_px']} px, centre crop {pixels['crop_px']} px.",
+            f"{protocol['view_average']} averaged.",
+            f"- {_clip_sentence(sampling)}",
+            f"- {_crop_sentence(pixels, protocol['num_crops'])}",
             f"- Dataset fingerprint `{metrics['dataset_fingerprint'] or 'none stated'}`.",
             "- " + ", ".join(f"{name} {number}" for name, number in metrics["versions"].items()) + ".",
             "",
         ]
     )
+
+
+def _clip_sentence(sampling: Mapping[str, Any]) -> str:
+    """How a clip was cut from time."""
+    num_frames, interval, fps = (sampling[key] for key in ("num_frames", "frame_interval", "nominal_fps"))
+    if sampling["clip_sampling"] == "segments":
+        return (
+            f"A clip is {num_frames} frames, one from each of {num_frames} equal parts, picked by presentation time."
+        )
+    rule = {"hold": "holds its last picture", "loop": "begins again", "stretch": "is shown with a smaller interval"}
+    return (
+        f"A clip is {num_frames} frames, {interval / fps:.3f} s apart ({interval} steps at {fps:g} fps), picked by "
+        f"presentation time; a shorter video {rule[sampling['short_video']]}."
+    )
+
+
+def _crop_sentence(pixels: Mapping[str, Any], num_crops: int) -> str:
+    """How a picture was resized and cropped."""
+    if num_crops == 1:
+        return f"Short side {pixels['short_side_px']} px, centre crop {pixels['crop_px']} px."
+    return f"Short side {pixels['crop_px']} px, {num_crops} crops of {pixels['crop_px']} px along the long side."
 
 
 def _draw_confusion_matrix(path: Path, metrics: Mapping[str, Any]) -> None:

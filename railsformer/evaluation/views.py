@@ -1,6 +1,7 @@
 """Views of a video to one score a video."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,7 +10,10 @@ from tqdm.auto import tqdm
 from railsformer.data.clips import ClipDataset, collate_clips
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["VideoScores", "best_device", "score_videos"]
+__all__ = ["VideoScores", "ViewAverage", "best_device", "score_videos"]
+
+# What is averaged over the views of a video: softmax scores, or logits whose mean then goes through softmax.
+ViewAverage = Literal["probabilities", "logits"]
 
 
 def best_device() -> torch.device:
@@ -22,7 +26,7 @@ class VideoScores:
     """One row a video.
 
     Args:
-        probabilities: Softmax averaged over the views, shape (num_videos, num_labels).
+        probabilities: One score a class from all views, each row of sum 1, shape (num_videos, num_labels).
         references: True class indices of the dataset, shape (num_videos,).
     """
 
@@ -42,22 +46,24 @@ def score_videos(
     *,
     batch_size: int = 8,
     num_workers: int = 0,
+    average: ViewAverage = "probabilities",
     progress: bool = False,
 ) -> VideoScores:
-    """Score every video of a split once, whatever the number of views.
+    """Score every video of a split once, whatever the number of views (clips x crops).
 
     Args:
         model: In evaluation mode or not; it is scored in evaluation mode.
-        clips: Evaluation clips, `clips.num_clips` a video.
-        batch_size: Clips a forward pass.
+        clips: Evaluation clips, `clips.num_clips` a video and `clips.num_crops` views a clip.
+        batch_size: Most views of a forward pass.
         num_workers: Processes that decode.
+        average: What is averaged over the views of a video.
         progress: Show a bar.
 
     Returns:
         Scores in the order of the rows.
 
     Raises:
-        ValueError: If batch_size or num_workers are out of range, or scores are not numbers.
+        ValueError: If batch_size or num_workers are out of range, average is unknown, or scores are not numbers.
         VideoDecodeError: If a video cannot be read.
     """
     if batch_size < 1 or num_workers < 0:
@@ -65,23 +71,34 @@ def score_videos(
             f"batch_size must be at least 1 and num_workers at least 0, got batch_size {batch_size} and "
             f"num_workers {num_workers}"
         )
+    if average not in get_args(ViewAverage):
+        raise ValueError(f"average must be one of {', '.join(get_args(ViewAverage))}, got {average!r}")
     was_training, device = model.training, model.device
     model.eval()
     loader = torch.utils.data.DataLoader(
         clips,
-        batch_size=batch_size,
+        batch_size=max(1, batch_size // clips.num_crops),
         num_workers=num_workers,
         collate_fn=collate_clips,
     )
     try:
-        batches = [
-            model(pixel_values=batch["pixel_values"].to(device, model.dtype)).logits.float().softmax(dim=-1).cpu()
+        logits = [
+            model(pixel_values=views.to(device, model.dtype)).logits.float().cpu()
             for batch in tqdm(loader, desc="scoring", unit="batch", disable=not progress, leave=False)
+            for views in _views(batch["pixel_values"], num_crops=clips.num_crops).split(batch_size)
         ]
     finally:
         model.train(was_training)
-    scores = torch.cat(batches).double()
+    views = torch.cat(logits).unflatten(0, (len(clips.rows), clips.num_clips * clips.num_crops))
+    if average == "logits":
+        scores = views.double().mean(dim=1).softmax(dim=-1)
+    else:
+        scores = views.softmax(dim=-1).double().mean(dim=1)
     if not torch.isfinite(scores).all():
         raise ValueError("the model's scores are not numbers (NaN): its weights are damaged or its training diverged")
-    views = scores.unflatten(0, (len(clips.rows), clips.num_clips))
-    return VideoScores(probabilities=views.mean(dim=1).numpy(), references=np.asarray(clips.labels))
+    return VideoScores(probabilities=scores.numpy(), references=np.asarray(clips.labels))
+
+
+def _views(pixel_values: torch.Tensor, *, num_crops: int) -> torch.Tensor:
+    """The crops of a batch of clips one after the other, shape (B * num_crops, T, 3, y, x)."""
+    return pixel_values if num_crops == 1 else pixel_values.flatten(0, 1)  # b c t ... -> (b c) t ...

@@ -227,6 +227,8 @@ def _describe_clip(config: Mapping[str, Any]) -> str | None:
     interval, fps, num_frames = (config.get(key) for key in ("frame_interval", "nominal_fps", "num_frames"))
     if not (interval and fps and num_frames):
         return None
+    if config.get("clip_sampling") == "segments":
+        return f"{num_frames} frames, one from each of {num_frames} equal parts of the video"
     seconds = interval / fps
     return f"{num_frames} frames {seconds:.2f} s apart, about {num_frames * seconds:.1f} s"
 

@@ -4,6 +4,7 @@ Read with weights_only=True: nothing is unpickled but tensors and plain values. 
 name, so that no weight is dropped in silence.
 """
 
+import logging
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ import torch
 
 from .configuration_railsformer import RailsformerConfig
 from .modeling_railsformer import RailsformerForVideoClassification
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ConvertedCheckpoint", "convert_checkpoint"]
 
@@ -96,7 +99,8 @@ def convert_checkpoint(path: str | Path) -> ConvertedCheckpoint:
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If it is neither, or holds a key that is not known.
+        ValueError: If it is neither, holds a key that is not known, or lacks a tensor or has it in another shape. A
+            head alone may be missing: it is newly drawn, and the log says so.
     """
     file = Path(path)
     if not file.is_file():
@@ -109,11 +113,26 @@ def convert_checkpoint(path: str | Path) -> ConvertedCheckpoint:
             f"expected a TimeSformer .pyth or an mmaction2 .pth"
         ) from error
     if isinstance(content, Mapping) and "model_state" in content:
-        return _convert_official(content["model_state"], path)
+        return _convert_official(_tensors(content, "model_state", path), path)
     if isinstance(content, Mapping) and "state_dict" in content:
-        return _convert_mmaction2(content["state_dict"], path)
+        return _convert_mmaction2(_tensors(content, "state_dict", path), path)
     keys = ", ".join(map(str, list(content)[:3])) if isinstance(content, Mapping) else type(content).__name__
     raise ValueError(f"{path}: expected the key model_state (TimeSformer) or state_dict (mmaction2), got {keys}")
+
+
+def _tensors(content: Mapping[str, Any], key: str, path: str | Path) -> Mapping[str, torch.Tensor]:
+    """The weights under a key.
+
+    Raises:
+        ValueError: If there is something else, or something else among them.
+    """
+    weights = content[key]
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{path}: {key} must hold tensors by name, got {type(weights).__name__}")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(f"{path}: key {name!r} of {key} must hold a tensor, got {type(value).__name__}")
+    return weights
 
 
 def _convert_official(weights: Mapping[str, torch.Tensor], path: str | Path) -> ConvertedCheckpoint:
@@ -152,30 +171,62 @@ def _rename(
 
 
 def _build(state: dict[str, torch.Tensor], path: str | Path) -> RailsformerForVideoClassification:
-    """A model whose config is read off the weights' shapes."""
+    """A model whose config is read off the weights' shapes.
+
+    Raises:
+        ValueError: If a tensor is missing or does not fit the others.
+    """
     blocks = {int(name.split(".")[3]) for name in state if name.startswith("timesformer.encoder.layer.")}
     if not blocks or f"{EMBEDDINGS}.patch_embeddings.projection.weight" not in state:
         raise ValueError(f"{path}: holds no transformer blocks or no patch embedding; expected a whole TimeSformer")
-    projection = state[f"{EMBEDDINGS}.patch_embeddings.projection.weight"]
-    hidden_size, channels, patch_size = projection.shape[:3]
-    side = round((state[f"{EMBEDDINGS}.position_embeddings"].shape[1] - 1) ** 0.5)
+    try:
+        model = RailsformerForVideoClassification(RailsformerConfig(**_read_shape(state, len(blocks))))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    expected = model.state_dict()
+    for name, value in state.items():
+        if name in expected and value.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: {name!r} must have shape {tuple(expected[name].shape)} beside the other tensors, "
+                f"got {tuple(value.shape)}"
+            )
+    headless = not any(name.startswith("classifier.") for name in state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    lacking = [name for name in missing if not (headless and name.startswith("classifier."))]
+    if lacking or unexpected:
+        raise ValueError(f"{path}: lacks {lacking[0]!r}" if lacking else f"{path}: {unexpected[0]!r} has no place")
+    if headless:
+        logger.warning("%s holds no head: that of the converted model is newly drawn, for 2 labels", path)
+    return model.eval()
+
+
+def _read_shape(state: Mapping[str, torch.Tensor], num_blocks: int) -> dict[str, Any]:
+    """Keys of the config that the shapes of the tensors tell."""
+    hidden_size, channels, patch_size, _ = _dimensions(state, f"{EMBEDDINGS}.patch_embeddings.projection.weight", 4)
+    num_patches = _dimensions(state, f"{EMBEDDINGS}.position_embeddings", 3)[1] - 1
+    side = round(max(0, num_patches) ** 0.5)
+    if side * side != num_patches:
+        raise ValueError(f"'{EMBEDDINGS}.position_embeddings' must be of a square of patches, got {num_patches}")
     divided = any(".temporal_attention." in name for name in state)
-    times = state.get(f"{EMBEDDINGS}.time_embeddings")
-    shape: dict[str, Any] = {
-        "attention_type": "divided_space_time" if divided else "space_only" if times is None else "joint_space_time",
-        "num_frames": 8 if times is None else times.shape[1],
+    has_times, has_head = f"{EMBEDDINGS}.time_embeddings" in state, "classifier.weight" in state
+    return {
+        "attention_type": "divided_space_time" if divided else "joint_space_time" if has_times else "space_only",
+        "num_frames": _dimensions(state, f"{EMBEDDINGS}.time_embeddings", 3)[1] if has_times else 8,
         "image_size": side * patch_size,
         "patch_size": patch_size,
         "num_channels": channels,
         "hidden_size": hidden_size,
-        "num_hidden_layers": len(blocks),
+        "num_hidden_layers": num_blocks,
         "num_attention_heads": max(1, hidden_size // HEAD_DIM),
-        "intermediate_size": state["timesformer.encoder.layer.0.intermediate.dense.weight"].shape[0],
-        "num_labels": state["classifier.weight"].shape[0] if "classifier.weight" in state else 2,
+        "intermediate_size": _dimensions(state, "timesformer.encoder.layer.0.intermediate.dense.weight", 2)[0],
+        "num_labels": _dimensions(state, "classifier.weight", 2)[0] if has_head else 2,
     }
-    model = RailsformerForVideoClassification(RailsformerConfig(**shape))
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    lacking = [name for name in missing if not name.startswith("classifier.")]
-    if lacking or unexpected:
-        raise ValueError(f"{path}: lacks {lacking[0]!r}" if lacking else f"{path}: {unexpected[0]!r} has no place")
-    return model.eval()
+
+
+def _dimensions(state: Mapping[str, torch.Tensor], name: str, count: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there with so many dimensions."""
+    if name not in state:
+        raise ValueError(f"lacks {name!r}")
+    if state[name].ndim != count:
+        raise ValueError(f"{name!r} must have {count} dimensions, got shape {tuple(state[name].shape)}")
+    return tuple(state[name].shape)

@@ -7,7 +7,6 @@ hidden size, G groups, N tokens in a group.
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -84,6 +83,14 @@ class RailsformerEmbeddings(nn.Module):
         else:
             self.register_buffer(name, table)
 
+    @torch.no_grad()
+    def clear_left_out_tables(self) -> list[str]:
+        """Set the tables that are left out to zero, whatever was loaded into them; return which held something."""
+        filled = [name for name, table in self.named_buffers(recurse=False) if table.any()]
+        for table in self.buffers(recurse=False):
+            table.zero_()
+        return filled
+
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, T, C, Y, X) pixels -> (B, 1 + H*W*T, D), or (B*T, 1 + H*W, D) for space_only."""
         config = self.config
@@ -126,8 +133,9 @@ class RailsformerSelfAttention(nn.Module):
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         implementation = "eager" if output_attentions else self.config._attn_implementation
-        if attention_mask is not None and "flash" in implementation:
-            implementation = "sdpa"  # flash kernels take no mask, which groups of unequal size need
+        if attention_mask is not None and implementation not in ("eager", "sdpa"):
+            # Groups of unequal size need a mask: flash kernels take none, flex reads past the end of this one.
+            implementation = "sdpa"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         context, weights = attend(
@@ -231,6 +239,7 @@ class RailsformerLayer(GradientCheckpointingLayer):
         self.intermediate = RailsformerIntermediate(config)
         self.output = RailsformerOutput(config)
         self.layer_index = layer_index
+        self.folded = False
         self.set_drop_path(config)
 
     def fold(self) -> int:
@@ -242,6 +251,7 @@ class RailsformerLayer(GradientCheckpointingLayer):
             projection.bias.copy_(dense.weight.double() @ bias + dense.bias.double())
             projection.weight.copy_(dense.weight.double() @ weight)
             self.add_module(name, nn.Identity())
+            self.folded = True
         return len(extra)
 
     def set_drop_path(self, config: RailsformerConfig) -> None:
@@ -348,15 +358,23 @@ class RailsformerEncoder(nn.Module):
         cells = sum(each.num_groups * (each.group_size + each.step.with_cls) ** 2 for each in groupings)
         blocks = self.config.num_hidden_layers
         needed = blocks * batch * heads * cells * hidden_states.element_size()
-        if hidden_states.device.type == "cuda":
-            free = torch.cuda.mem_get_info(hidden_states.device)[0]
-        else:
-            free = psutil.virtual_memory().available
-        if needed > free:
+        free = _free_bytes(hidden_states.device)
+        if free is not None and needed > free:
             raise ValueError(
                 f"output_attentions needs about {needed / 2**30:.1f} GiB for {blocks} blocks, {batch} x {heads} heads "
                 f"and {cells:,} cells a block; {free / 2**30:.1f} GiB are free: ask for fewer clips or frames"
             )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        import psutil
+    except ImportError:  # a checkpoint's code runs where this package is not installed
+        return None
+    return psutil.virtual_memory().available
 
 
 def _padding_mask(padding: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

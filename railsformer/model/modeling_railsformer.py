@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -24,20 +24,31 @@ from transformers.utils import can_return_tuple
 
 from .configuration_railsformer import RailsformerConfig
 from .layers_railsformer import RailsformerEmbeddings, RailsformerEncoder, RailsformerExtraDense, RailsformerLayer
-from .weights import (
+from .loading import (
     TRUNK_SIZES,
+    changed_config,
+    check_config,
+    check_image_keywords,
+    check_image_model_type,
+    check_video_model_type,
+    config_on_disk,
+    loading_errors,
+    split_config,
+    torch_dtype,
+)
+from .weights import (
     WeightReport,
     adapt_state_dict,
-    changed_config,
-    check_image_model_type,
+    check_image_weights,
     check_trunk_use,
-    config_on_disk,
     image_model_config,
     image_model_state_dict,
-    loading_errors,
 )
 
 logger = logging.getLogger(__name__)
+
+# No label is ever ignored: with torch's own -100 such a label would vanish from a compiled model's mean.
+_IGNORE_NOTHING = torch.iinfo(torch.int64).min
 
 __all__ = ["RailsformerForVideoClassification", "RailsformerModel", "RailsformerPreTrainedModel"]
 
@@ -67,7 +78,6 @@ class RailsformerPreTrainedModel(PreTrainedModel):
     # The loss below is a mean over its batch. Stock's `**kwargs` makes the Trainer believe that the model divides by
     # num_items_in_batch, which multiplies loss and gradient by processes times accumulation steps.
     accepts_loss_kwargs = False
-    _folded: bool = False  # by fold_for_inference
 
     # What may change on loading: tables are resized, missing steps copied, a head of other labels newly drawn.
     _adaptable = (
@@ -86,44 +96,50 @@ class RailsformerPreTrainedModel(PreTrainedModel):
             *args: As in transformers.
             antialias: Whether a resized position table is low-pass filtered; off as in transformers' image models.
             **kwargs: As in transformers. `num_frames`, `image_size`, `attention_type`, `position_embedding`,
-                `num_labels`, `id2label` and `label2id` may differ from the checkpoint's. `dtype` is float32 unless
-                given, whatever the checkpoint was saved in: training in float16 weights fails.
+                `num_labels`, `id2label` and `label2id` may differ from the checkpoint's, given here or in a `config`.
+                `dtype` is float32 unless given, whatever the checkpoint was saved in: training in float16 weights
+                fails.
 
         Raises:
             FileNotFoundError: If there is no such checkpoint.
             ValueError: If the checkpoint is no TimeSformer, is of another width or depth than asked for, leaves part
-                of the trunk unset, or holds more than a tenth of tensors that its own config has no place for.
+                of the trunk unset, or holds more than a tenth of tensors that its own config has no place for; or if
+                a keyword is not known or its value not allowed.
         """
         changes = {key: kwargs.pop(key) for key in (*cls._adaptable, *TRUNK_SIZES) if key in kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        if "config" not in kwargs:
+        wanted = kwargs.get("config")
+        if wanted is None:
             found = config_on_disk(pretrained_model_name_or_path, kwargs)
-            if found.get("model_type") not in ("timesformer", "railsformer"):
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} is a {found.get('model_type')!r} checkpoint, not a TimeSformer; "
-                    f"for an image transformer use from_image_model (--image_model)"
-                )
+            check_video_model_type(pretrained_model_name_or_path, found)
+            check_config(cls.config_class, pretrained_model_name_or_path, found, kwargs)
+        elif isinstance(wanted, PreTrainedConfig) and pretrained_model_name_or_path is not None:
+            kwargs["config"], changes = split_config(
+                cls.config_class, pretrained_model_name_or_path, wanted, kwargs, changes
+            )
         with loading_errors(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        unset = sorted(name for name in info["missing_keys"] if not name.startswith("classifier."))
+        missing = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
+        unset = sorted(name for name in missing if not name.startswith("classifier."))
         if unset:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(unset)} tensors of the trunk, {unset[0]} first; "
-                f"it is not a checkpoint of attention_type {model.config.attention_type}"
+                f"{pretrained_model_name_or_path} lacks {len(unset)} tensors of the trunk, {unset[0]} first, "
+                f"or has them in another shape; it is not a checkpoint of attention_type {model.config.attention_type}"
             )
         placed = sum(not name.startswith("classifier.") for name in model.state_dict())
         check_trunk_use(pretrained_model_name_or_path, used=placed, unused=sorted(info["unexpected_keys"]))
-        report = WeightReport(new=sorted(info["missing_keys"]))
+        left_out = _clear_left_out_tables(model)
+        report = WeightReport(new=sorted(missing))
         if any(getattr(model.config, key) != value for key, value in changes.items()):
             config = changed_config(model.config, changes)
             target = cls(config).to(device=model.device, dtype=model.dtype)
             report = adapt_state_dict(model.state_dict(), target, model.config, antialias=antialias)
             model = target.train(model.training)
-        report.unused += sorted(info["unexpected_keys"])
+        report.unused += left_out + sorted(info["unexpected_keys"])
         _log_report(pretrained_model_name_or_path, report)
         return (model, info) if wants_info else model
 
@@ -141,20 +157,19 @@ class RailsformerPreTrainedModel(PreTrainedModel):
         tokens, merged_layers = self.config.num_frames * self.config.grid[0] * self.config.grid[1], 0
         for layer in (module for module in self.modules() if isinstance(module, RailsformerLayer)):
             merged_layers += layer.fold()
-        if merged_layers:
-            self._folded = True
         self.eval().requires_grad_(False)
         after = sum(parameter.numel() for parameter in self.parameters())
         return FoldingReport(before, after, saved_macs=merged_layers * tokens * self.config.hidden_size**2)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As stock; a folded model is refused.
+        """As stock; a folded model is refused, and tables that `position_embedding` leaves out are saved as zeros.
 
         Raises:
-            ValueError: If `fold_for_inference` was called.
+            ValueError: If `fold_for_inference` was called, on this model or a part of it.
         """
-        if self._folded:
+        if any(isinstance(module, RailsformerLayer) and module.folded for module in self.modules()):
             raise ValueError("a folded model cannot be saved: load the checkpoint again and fold it where it runs")
+        _clear_left_out_tables(self)  # whatever load_state_dict put there: stock would add it
         super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
@@ -276,23 +291,28 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
         Args:
             name_or_path: Folder or Hub id of the image model.
             antialias: Whether a resized position table is low-pass filtered; off as the image models do it.
-            **config: Keys of `RailsformerConfig`, such as num_frames, image_size, attention_type, num_labels.
+            **config: Keys of `RailsformerConfig`, such as num_frames, image_size, attention_type, num_labels; `dtype`
+                is float32 unless given.
 
         Raises:
-            ValueError: If the image model is of a family whose layout is not known.
+            ValueError: If the image model is of a family whose layout is not known, leaves part of the trunk unset or
+                mostly has no place in it, or if a keyword is no key of the config.
         """
+        dtype = torch_dtype(config.pop("dtype", config.pop("torch_dtype", torch.float32)))
+        check_image_keywords(config)
         image_config = config_on_disk(name_or_path, {})
         check_image_model_type(image_config.get("model_type"))
         with loading_errors(name_or_path):
-            image_model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+            image_model, info = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
         target = cls(image_model_config(image_model.config, **config))
         source_config = image_model_config(image_model.config, attention_type="space_only")
         source, unused = image_model_state_dict(image_model)
-        check_trunk_use(name_or_path, used=len(source), unused=unused)
+        check_image_weights(name_or_path, image_model, info, unused)
         report = adapt_state_dict(source, target, source_config, antialias=antialias)
         report.unused += unused
         _log_report(name_or_path, report)
-        return target.eval()
+        target.config.dtype = dtype
+        return target.to(dtype).eval()
 
     @can_return_tuple
     def forward(
@@ -315,7 +335,8 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
 
         Raises:
             ValueError: If the clips do not fit the checkpoint, a label is no class, or clips that come with labels
-                hold values that are not finite.
+                hold values that are not finite. Under torch.compile values are not looked at beforehand: a label
+                that is no class raises in the loss, and pixels that are not finite give a loss that is not.
         """
         if labels is not None and not torch.compiler.is_compiling():
             self._check_batch(pixel_values, labels)
@@ -326,7 +347,7 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(trunk.last_hidden_state[:, 0])
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else F.cross_entropy(logits, labels, ignore_index=_IGNORE_NOTHING)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=trunk.hidden_states, attentions=trunk.attentions
         )
@@ -342,6 +363,16 @@ class RailsformerForVideoClassification(RailsformerPreTrainedModel):
         if not pixel_values.isfinite().all():
             bad = (~pixel_values.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"pixel_values of clips {bad} of this batch hold NaN or infinite values")
+
+
+def _clear_left_out_tables(model: nn.Module) -> list[str]:
+    """Zero the tables that `position_embedding` leaves out; return the names of those that held something."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, RailsformerEmbeddings)
+        for name in module.clear_left_out_tables()
+    ]
 
 
 def _log_report(name: Any, report: WeightReport) -> None:

@@ -3,48 +3,33 @@
 Nothing is resized, copied, newly drawn or left out in silence: every such tensor stands in a `WeightReport`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 
 from .configuration_railsformer import RailsformerConfig
+from .loading import TRUNK_SIZES, check_image_model_type
 
 __all__ = [
-    "TRUNK_SIZES",
     "WeightReport",
     "adapt_state_dict",
-    "changed_config",
+    "check_image_weights",
     "check_trunk_use",
-    "config_on_disk",
     "image_model_config",
     "image_model_state_dict",
     "resize_position_embeddings",
     "resize_time_embeddings",
 ]
 
-IMAGE_MODEL_TYPES = ("vit", "deit", "dinov2")
 LEAST_USED_SHARE = 0.9  # of a source's trunk tensors
+# Tensors of an image model that a trunk does without, and heads of its kin.
+_OPTIONAL = ("pooler.", "embeddings.mask_token", "embeddings.distillation_token")
+_IMAGE_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "decoder")
 EARLIER_STEPS = ("temporal_", "local_", "width_")
-# Config keys that a checkpoint fixes.
-TRUNK_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "patch_size",
-    "num_channels",
-    "qkv_bias",
-    "hidden_act",
-)
 
 
 @dataclass
@@ -199,6 +184,31 @@ def check_trunk_use(name: Any, *, used: int, unused: Sequence[str]) -> None:
         )
 
 
+def check_image_weights(name: Any, model: Any, info: Mapping[str, Any], left_over: Sequence[str]) -> None:
+    """Refuse an image checkpoint that does not fill its own model, or most of which has no place in ours.
+
+    Args:
+        name: Folder or Hub id, for the message.
+        model: The image model.
+        info: What transformers says of its loading.
+        left_over: Names of its tensors that our trunk has no place for.
+
+    Raises:
+        ValueError: If a tensor of the trunk is missing or of another shape, or fewer than nine in ten are used.
+    """
+    missing = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
+    if holes := sorted(each for each in missing if not each.startswith(_OPTIONAL)):
+        raise ValueError(
+            f"{name} lacks {len(holes)} tensors of the image model, {holes[0]} first, or has them in another "
+            f"shape; copy the folder again"
+        )
+    tensors = [each for each in model.state_dict() if not each.startswith(_OPTIONAL)]
+    left_over = [each for each in left_over if not each.startswith(_OPTIONAL)]
+    plain = (each.removeprefix(f"{model.base_model_prefix}.") for each in sorted(info["unexpected_keys"]))
+    foreign = [each for each in plain if not each.startswith((*_OPTIONAL, *_IMAGE_HEADS))]
+    check_trunk_use(name, used=len(tensors) - len(left_over), unused=[*left_over, *foreign])
+
+
 def _spatial_name(name: str) -> str:
     """The name of the spatial tensor that an earlier step's tensor starts from."""
     for prefix in EARLIER_STEPS:
@@ -206,65 +216,6 @@ def _spatial_name(name: str) -> str:
             f".{prefix}attention.", ".attention."
         )
     return name
-
-
-def config_on_disk(name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The raw config of a folder or Hub repository.
-
-    Raises:
-        FileNotFoundError: If there is no model.
-    """
-    where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir", "token") if key in kwargs}
-    if Path(name).is_file():
-        raise ValueError(f"{name} is a file; name the folder that holds config.json and the weights")
-    if Path(name).is_dir() and not (Path(name) / where.get("subfolder", "") / "config.json").is_file():
-        raise FileNotFoundError(f"{name}: no model here, config.json is missing; name a run or checkpoint folder")
-    try:
-        with loading_errors(name):
-            return PreTrainedConfig.get_config_dict(name, **where)[0]
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"{name}: no model here and none on the Hub under this name ({reason})") from error
-
-
-@contextmanager
-def loading_errors(name: Any) -> Iterator[None]:
-    """Turn what a damaged folder makes the libraries raise into one line that names the folder.
-
-    Raises:
-        ValueError: If weights or config cannot be read or do not fit each other.
-    """
-    try:
-        yield
-    except (SafetensorError, RuntimeError, StrictDataclassError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{name}: config and weights cannot be read or do not fit each other ({reason}); copy the folder again"
-        ) from error
-
-
-def check_image_model_type(model_type: Any) -> None:
-    """Refuse an image model whose layout is not known.
-
-    Raises:
-        ValueError: With the families that are.
-    """
-    if model_type not in IMAGE_MODEL_TYPES:
-        raise ValueError(f"image model type must be one of {', '.join(IMAGE_MODEL_TYPES)}, got {model_type!r}")
-
-
-def changed_config(config: RailsformerConfig, changes: dict[str, Any]) -> RailsformerConfig:
-    """The config with changes; names of labels that do not fit a new number of labels are dropped."""
-    settings = {**config.to_dict(), **changes}
-    if "id2label" in changes:
-        names = {int(index): name for index, name in changes["id2label"].items()}
-        settings["label2id"] = changes.get("label2id") or {name: index for index, name in names.items()}
-    elif changes.get("num_labels", config.num_labels) != config.num_labels:
-        del settings["id2label"], settings["label2id"]
-    changed = type(config).from_dict(settings)
-    changed._attn_implementation = config._attn_implementation
-    changed._name_or_path = config._name_or_path
-    return changed
 
 
 def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
@@ -283,7 +234,10 @@ def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
             "image models with a gated MLP (use_swiglu_ffn) have no TimeSformer layout; take a smaller one"
         )
     hidden_size = image_config.hidden_size
-    intermediate_size = getattr(image_config, "intermediate_size", None) or int(hidden_size * image_config.mlp_ratio)
+    if hasattr(image_config, "mlp_ratio"):
+        intermediate_size = int(hidden_size * image_config.mlp_ratio)
+    else:
+        intermediate_size = image_config.intermediate_size
     settings = {
         "image_size": image_config.image_size,
         "patch_size": image_config.patch_size,
@@ -296,7 +250,7 @@ def image_model_config(image_config: Any, **changes: Any) -> RailsformerConfig:
         "layer_norm_eps": image_config.layer_norm_eps,
         "qkv_bias": image_config.qkv_bias,
     }
-    return RailsformerConfig(**{**settings, **changes})
+    return RailsformerConfig.from_dict(settings, **changes)
 
 
 def image_model_state_dict(image_model: nn.Module) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -48,6 +48,19 @@ class ModelArguments:
     nominal_fps: float | None = field(
         default=None, metadata={"help": "Rate in which frame_interval counts, for any video; the checkpoint's, or 30"}
     )
+    short_video: Literal["hold", "loop", "stretch"] | None = field(
+        default=None,
+        metadata={
+            "help": "What fills a clip that is longer than its video; the checkpoint's, or hold (the last picture)"
+        },
+    )
+    clip_sampling: Literal["interval", "segments"] | None = field(
+        default=None,
+        metadata={
+            "help": "interval: frames a fixed time apart; segments: one from each of num_frames equal parts, as on "
+            "SSv2; the checkpoint's, or interval"
+        },
+    )
     position_embedding: str | None = field(default=None, metadata={"help": "space_time, space or none"})
     stochastic_depth_rate: float | None = field(
         default=None, metadata={"help": "Drop path of the last block; the checkpoint's, or 0"}

@@ -318,7 +318,7 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
         )
     config = model.config
     config.negative_labels = negatives
-    for name in ("nominal_fps", "frame_interval", "stochastic_depth_rate"):
+    for name in ("nominal_fps", "frame_interval", "short_video", "clip_sampling", "stochastic_depth_rate"):
         if getattr(arguments, name) is not None:
             setattr(config, name, getattr(arguments, name))
     if arguments.stochastic_depth_rate is not None:
