@@ -19,14 +19,9 @@ from railsformer.data.clips import load_video_dataset
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, parse_settings
-from railsformer.training.trainer import (
-    EpochSampler,
-    _choose_trainable,
-    build_model,
-    build_trainer,
-    choose_pixels,
-    train,
-)
+from railsformer.training.samplers import EpochSampler
+from railsformer.training.start import build_model, choose_pixels, choose_trainable
+from railsformer.training.trainer import build_trainer, train
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--from_scratch", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"]
@@ -227,7 +222,7 @@ def test_the_balanced_order_draws_labels_and_groups_evenly():
 def test_only_time_is_trained(tmp_path):
     config = RailsformerConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
     model = RailsformerForVideoClassification(config)
-    _choose_trainable(model, RunArguments(output_dir=str(tmp_path), trainable="time", trainable_blocks=1))
+    choose_trainable(model, RunArguments(output_dir=str(tmp_path), trainable="time", trainable_blocks=1))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert names == ["timesformer.embeddings.time_embeddings"] + [
         f"timesformer.encoder.layer.2.temporal_{part}"

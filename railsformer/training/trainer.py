@@ -2,15 +2,13 @@
 
 import json
 import logging
-import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +22,17 @@ from railsformer.data.clips import ClipDataset, VideoDataset, collate_clips, loa
 from railsformer.data.folders import check_output_dir
 from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
-from railsformer.data.transforms import IMAGENET_MEAN_STD, PixelSettings, TrainingAugmentation
+from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.metrics import VideoClassificationMetrics
-from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
-from railsformer.training.arguments import DataArguments, ModelArguments, RunArguments, Settings
+from railsformer.training.arguments import RunArguments, Settings
 from railsformer.training.callbacks import EpochCallback, ReadableProgress
+from railsformer.training.hf_trainer import RailsformerTrainer
 from railsformer.training.licenses import license_of_base, non_commercial_notice
+from railsformer.training.samplers import EpochSampler
+from railsformer.training.start import build_model, choose_augmentation, choose_pixels, choose_trainable
 
-__all__ = ["RailsformerTrainer", "TrainingSummary", "train"]
+__all__ = ["TrainingSummary", "build_trainer", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,104 +72,6 @@ class TrainingSummary:
     is_main_process: bool
 
 
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """The order of an epoch, a function of (seed, epoch) alone, so that processes and resumed runs agree.
-
-    The order is filled up to whole batches from its own beginning: a last batch that each process or accumulation step
-    filled in its own way would make the loss depend on their number. A clip that comes up again within an epoch has
-    the index `draw * len(clips) + index`, and is another draw of its randomness.
-
-    Args:
-        clips: Training clips; they know the epoch.
-        groups: Group of each clip, for `balance`.
-        seed: Seed of the order.
-        balance: Draw labels evenly, and groups evenly within a label, with replacement.
-        batch_size: Clips of an optimizer step over all processes and accumulation steps.
-    """
-
-    def __init__(
-        self, clips: ClipDataset, *, groups: Sequence[str], seed: int, balance: bool, batch_size: int = 1
-    ) -> None:
-        self.clips, self.seed, self.batch_size = clips, seed, batch_size
-        self.weights = _even_weights(clips.labels, groups) if balance else None
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.clips) / self.batch_size) * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.clips.epoch])
-        num_clips = len(self.clips)
-        if self.weights is None:
-            order = np.resize(rng.permutation(num_clips), len(self))
-        else:
-            order = rng.choice(num_clips, size=len(self), p=self.weights)
-        draws: Counter[int] = Counter()
-        for index in order.tolist():
-            yield draws[index] * num_clips + index
-            draws[index] += 1
-
-
-def _even_weights(labels: Sequence[int], groups: Sequence[str]) -> np.ndarray:
-    """Chance of each clip when labels, and groups within a label, are equally likely, shape (num_clips,)."""
-    cells = Counter(zip(labels, groups, strict=True))
-    groups_of_label = Counter(label for label, _ in cells)
-    chances = [
-        1 / (len(groups_of_label) * groups_of_label[label] * cells[label, group])
-        for label, group in zip(labels, groups, strict=True)
-    ]
-    return np.array(chances) / np.sum(chances)
-
-
-class RailsformerTrainer(Trainer):
-    """The stock Trainer with our order of clips and a learning rate of its own for the head."""
-
-    train_sampler: EpochSampler
-    optimizer: torch.optim.Optimizer | None
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return self.train_sampler
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As stock, but a loss that is not a number stops the run before it is written into the weights for good.
-
-        Raises:
-            ValueError: With the step.
-        """
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: training diverged; "
-                f"lower learning_rate {self.args.learning_rate:g}"
-            )
-        return cast(torch.Tensor, loss)
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As stock, with the head's parameters in groups of their own."""
-        factor = self.args.head_learning_rate_factor
-        if self.optimizer is not None or factor == 1.0:
-            return cast(torch.optim.Optimizer, super().create_optimizer(model))
-        target = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(target))
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, parameter in target.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(("classifier." in name, name in decayed), []).append(parameter)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)
-        optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "weight_decay": self.args.weight_decay if decays else 0.0,
-                    "lr": self.args.learning_rate * (factor if is_head else 1.0),
-                }
-                for (is_head, decays), parameters in groups.items()
-            ],
-            **options,
-        )
-        self.optimizer = optimizer
-        return cast(torch.optim.Optimizer, optimizer)
-
-
 def train(settings: Settings) -> TrainingSummary:
     """Fine-tune and leave a run folder that is ready for the Hub.
 
@@ -195,7 +97,7 @@ def train(settings: Settings) -> TrainingSummary:
             logger.warning("%s", notice)
         set_seed(run.seed)
         model = build_model(settings.model, dataset)
-        _choose_trainable(model, run)
+        choose_trainable(model, run)
         pixels = choose_pixels(settings.model, settings.data, model.config)
         trainer = build_trainer(settings, dataset, model, pixels)
         trainer.train(resume_from_checkpoint=run.resume_from_checkpoint)
@@ -284,101 +186,6 @@ def build_trainer(
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ReadableProgress)
     return trainer
-
-
-def build_model(arguments: ModelArguments, dataset: VideoDataset) -> RailsformerForVideoClassification:
-    """The model to train: base weights at the wanted clip size, a new head with the dataset's labels.
-
-    Raises:
-        FileNotFoundError: If the base is not there.
-        ValueError: If the base does not fit.
-    """
-    shape: dict[str, Any] = {
-        name: getattr(arguments, name)
-        for name in ("attention_type", "num_frames", "image_size", "position_embedding")
-        if getattr(arguments, name) is not None
-    }
-    names = dict(enumerate(dataset.labels))
-    labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    cls = RailsformerForVideoClassification
-    if arguments.model:
-        model = cls.from_pretrained(arguments.model, **shape, **labels)
-    elif arguments.image_model:
-        defaults: dict[str, Any] = {"num_frames": 8, "image_size": 224, "attention_type": "divided_space_time"}
-        model = cls.from_image_model(arguments.image_model, **{**defaults, **shape}, **labels)
-    else:
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
-        sized = {name: getattr(arguments, name) for name in sizes}
-        model = cls(RailsformerConfig(**sized, **shape, **labels))
-    negatives = arguments.negative_labels or [name for name in dataset.labels if name == "Other"]
-    unknown = set(negatives) - set(dataset.labels)
-    if unknown:
-        raise ValueError(
-            f"negative_labels must be labels of the dataset ({', '.join(dataset.labels)}), got {sorted(unknown)[0]!r}"
-        )
-    config = model.config
-    config.negative_labels = negatives
-    for name in ("nominal_fps", "frame_interval", "short_video", "clip_sampling", "stochastic_depth_rate"):
-        if getattr(arguments, name) is not None:
-            setattr(config, name, getattr(arguments, name))
-    if arguments.stochastic_depth_rate is not None:
-        for layer in model.timesformer.encoder.layer:
-            layer.set_drop_path(config)
-    return model
-
-
-def choose_pixels(arguments: ModelArguments, data: DataArguments, config: RailsformerConfig) -> PixelSettings:
-    """Size from the model, normalisation from the base: .45/.225 for TimeSformer, the image model's own otherwise."""
-    crop = config.image_height_width[0]
-    short_side = data.eval_short_side_px or crop
-    base = arguments.model or arguments.image_model
-    try:
-        found = PixelSettings.from_pretrained(base) if base else PixelSettings(crop, crop)
-        mean, std = found.mean, found.std
-    except FileNotFoundError:
-        if arguments.model:
-            raise
-        mean, std = IMAGENET_MEAN_STD
-    return PixelSettings(crop_px=crop, short_side_px=short_side, mean=mean, std=std)
-
-
-def choose_augmentation(data: DataArguments, pixels: PixelSettings) -> TrainingAugmentation:
-    """The recipe's augmentation; the paper's jitter (256 to 320 px for a crop of 224) where it gives none.
-
-    Raises:
-        ValueError: If the jitter's range is empty or reaches below the crop.
-    """
-    if data.min_short_side_px is not None and data.min_short_side_px < pixels.crop_px:
-        raise ValueError(
-            f"min_short_side_px must be at least the crop of {pixels.crop_px} px, got {data.min_short_side_px}"
-        )
-    return TrainingAugmentation(
-        min_short_side_px=data.min_short_side_px or round(pixels.crop_px * 256 / 224),
-        max_short_side_px=data.max_short_side_px or round(pixels.crop_px * 320 / 224),
-        flip=data.flip,
-        light=data.light,
-        grey=data.grey,
-    )
-
-
-def _choose_trainable(model: RailsformerForVideoClassification, run: RunArguments) -> None:
-    """Freeze what `trainable` leaves out.
-
-    Raises:
-        ValueError: If there are fewer blocks than `trainable_blocks`.
-    """
-    if run.trainable == "all":
-        return
-    blocks = model.config.num_hidden_layers
-    if (run.trainable_blocks or 0) > blocks:
-        raise ValueError(f"trainable_blocks must be at most {blocks}, the model's blocks, got {run.trainable_blocks}")
-    first_block = blocks - (run.trainable_blocks or blocks)
-    for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        in_time = "time_embeddings" in name or (
-            any(part.startswith("temporal_") for part in parts) and int(parts[parts.index("layer") + 1]) >= first_block
-        )
-        parameter.requires_grad_(name.startswith("classifier.") or (run.trainable == "time" and in_time))
 
 
 def _figures_of(labels: tuple[str, ...]) -> Any:
