@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from railsformer.data.analysis.report import analyze_dataset
     from railsformer.data.builder import build_dataset
     from railsformer.data.clips import load_video_dataset
     from railsformer.data.toy_yard import render_toy_yard
@@ -18,6 +19,7 @@ __all__ = [
     "RailsformerForVideoClassification",
     "RailsformerModel",
     "VideoClassificationMetrics",
+    "analyze_dataset",
     "build_dataset",
     "evaluate_model",
     "load_video_dataset",
@@ -31,6 +33,7 @@ _HOMES = {
     "RailsformerForVideoClassification": "railsformer.model.modeling_railsformer",
     "RailsformerModel": "railsformer.model.modeling_railsformer",
     "VideoClassificationMetrics": "railsformer.evaluation.metrics",
+    "analyze_dataset": "railsformer.data.analysis.report",
     "build_dataset": "railsformer.data.builder",
     "evaluate_model": "railsformer.evaluation.report",
     "load_video_dataset": "railsformer.data.clips",

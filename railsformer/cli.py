@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The flags of train belong to HfArgumentParser, which needs torch; everything else is parsed here.
     if arguments[:1] == ["train"]:
         verb: Callable[[], None] = lambda: _train(arguments[1:])  # noqa: E731
+    elif arguments[:1] == ["crossval"]:
+        verb = lambda: _crossval(arguments[1:])  # noqa: E731
     else:
         parsed = parser.parse_args(arguments)
         parsed.command = shlex.join(["railsformer", *arguments])
@@ -109,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         "train", help="fine-tune a model (= accelerate launch scripts/finetune.py)", add_help=False
     )
     train.set_defaults(run=lambda parsed: None)
+    crossval = verbs.add_parser("crossval", help="train and test fold by fold, one table at the end", add_help=False)
+    crossval.set_defaults(run=lambda parsed: None)
     _add_evaluate(verbs)
     _add_convert(verbs)
     _add_push(verbs)
@@ -312,11 +316,15 @@ def _proxy_settings(parsed: argparse.Namespace) -> "ProxySettings | None":
         if asked:
             raise ValueError(f"--no_proxy keeps the originals; drop it, or drop --{names[next(iter(asked))]}")
         return None
-    return replace(PROXY_PRESETS[parsed.proxy], **asked)
+    try:
+        return replace(PROXY_PRESETS[parsed.proxy], **asked)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ValueError(f"--{names[name]} {rest}" if name in names else str(error)) from error
 
 
 def _analyze(parsed: argparse.Namespace) -> None:
-    from railsformer.data.analysis_report import analyze_dataset
+    from railsformer.data.analysis.report import analyze_dataset
 
     summary = analyze_dataset(
         parsed.dataset,
@@ -333,19 +341,42 @@ def _train(argv: Sequence[str]) -> None:
 
     if "--help" in argv or "-h" in argv:
         print_help()
+        print("  --plan                Measure memory and seconds of training steps, say which setting fits, and end")
         return
-    settings = parse_settings(argv)
+    settings = parse_settings([flag for flag in argv if flag != "--plan"])
     _quiet_transformers()
+    if "--plan" in argv:
+        from railsformer.training.plan import plan_memory
+
+        print(plan_memory(settings, confirm=True).table())
+        return
+    from accelerate import PartialState
+
     from railsformer.hub.cards import write_run_card
     from railsformer.training.trainer import train
 
     summary = train(settings)
+    # gloo's threads must end before the interpreter does, or C++ aborts a process that has finished its work
+    PartialState().destroy_process_group()
     if not summary.is_main_process:
         return
     write_run_card(summary.run_dir)
     if figures := summary.validation:
         print(f"validation macro F1 {figures['f1_macro']:.3f}, accuracy {figures['accuracy']:.3f}")
     print(f"model: {summary.run_dir}")
+
+
+def _crossval(argv: Sequence[str]) -> None:
+    from railsformer.training.crossval import cross_validate, crossval_parser, parse_crossval
+    from railsformer.training.crossval_table import crossval_table
+
+    if "--help" in argv or "-h" in argv:
+        crossval_parser().print_help()
+        return
+    settings = parse_crossval(argv)
+    content = cross_validate(settings, progress=True)
+    print(crossval_table(content))
+    print(f"\ntable: {settings.output_dir / 'crossval.md'}")
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

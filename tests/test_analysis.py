@@ -5,27 +5,33 @@ import shutil
 from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from railsformer.data.analysis import (
+from railsformer.data.analysis.advice import LEVELS, advise
+from railsformer.data.analysis.companions import Companions
+from railsformer.data.analysis.figures import name_rows
+from railsformer.data.analysis.measure import (
     ClipFacts,
     changed_share,
     describe_clips,
     label_told_by,
     picture_times,
 )
-from railsformer.data.analysis_advice import LEVELS, advise
-from railsformer.data.analysis_report import analyze_dataset
+from railsformer.data.analysis.report import analyze_dataset
+from railsformer.data.builder import build_dataset
 from railsformer.data.clips import VideoDataset
-from railsformer.data.companions import Companions
+from railsformer.data.probe import VideoFacts
+from railsformer.data.quarantine import Quarantine, write_probe_table
+from railsformer.data.video import VideoDecodeError
 
 HOSTILE = ['<script>alert("x")</script>', "a|b `c` $x^2$ \"'", "zwei\nZeilen & [mehr](#x)"]
 
@@ -176,8 +182,8 @@ def test_advice_is_what_was_planted_and_nothing_else(planted):
     order = [list(LEVELS).index(item.level) for item in summary.advice]
     assert order == sorted(order)
     texts = {item.code: item.text for item in summary.advice}
-    assert "'rare' has 6 clips" in texts["few_clips"]
-    assert "('cam 0')" in texts["one_group"]
+    assert "fewer than 50 clips of 'rare' (6)," in texts["few_clips"]
+    assert "1 of 3 groups only: 'rare' ('cam 0');" in texts["one_group"]
     assert texts["short_clips"].endswith("--frame_interval 4 to fit nearly all.")  # 8 x 4 / 30 s = 1.07 s
 
 
@@ -265,14 +271,11 @@ def test_contact_sheets_are_a_function_of_the_seed(hostile, tmp_path):
 def test_what_the_build_left_is_shown(clips, tmp_path):
     rows = [(split, "dark", f"cam {split}", clips["dark"]) for split in ("train", "test")]
     dataset = _write_dataset(tmp_path / "dataset", rows, ["dark"])
-    probe = [
-        {
-            "file_name": f"{split}/0.mp4", "width": 1920, "height": 1080, "rotation_degrees": 90, "fps": 25.0,
-            "variable_rate": split == "test", "num_frames": 250, "duration_seconds": 10.0,
-        }
+    probe = {
+        f"{split}/0.mp4": VideoFacts(10.0, 250, 25.0, 1920, 1080, "h264", 90, variable_rate=split == "test")
         for split in ("train", "test")
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(probe), dataset / "probe.parquet")
+    }
+    write_probe_table(dataset / "probe.parquet", probe | {"lost.mp4": VideoDecodeError("lost.mp4", "gone", "missing")})
     audit = {
         "version": 1,
         "exact_copies": {"clusters": [["train/0.mp4", "test/0.mp4"]], "on_several_sides": 1},
@@ -297,6 +300,67 @@ def test_what_the_build_left_is_shown(clips, tmp_path):
     assert "train/0.mp4, test/0.mp4" in (report.output_dir / "report.html").read_text(encoding="utf-8")
 
 
+def test_copies_left_out_are_told_and_listed(clips, tmp_path):
+    rows = [(split, "dark", f"cam {split}", clips["dark"]) for split in ("train", "test")]
+    dataset = _write_dataset(tmp_path / "dataset", rows, ["dark"])
+    left_out = [{"file_name": f"a/<b>{n}.mp4", "copy_of": "test/0.mp4", "kind": "near"} for n in range(51)]
+    (dataset / "audit.json").write_text(
+        json.dumps({"left_out": left_out, "label_conflicts": [["one.mp4", "two.mp4"]]})
+    )
+    report = analyze_dataset(dataset, output_dir=tmp_path / "report", progress=False)
+    assert "51 of 53 readable clips (96%)" in next(a.text for a in report.advice if a.code == "copies_left_out")
+    words = "".join(_Page((report.output_dir / "report.html").read_text(encoding="utf-8")).words)
+    assert "0 damaged, 51 copies" in words
+    assert "Clips left out, the first 50 of 51" in words
+    assert "a/<b>49.mp4" in words
+    assert "a/<b>50.mp4" not in words
+    assert "two.mp4" in words
+    assert "**0 damaged, 51 copies**" in (report.output_dir / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_the_builder_writes_is_read(clips, tmp_path):
+    for camera in range(3):
+        for label, grey in (("bright", 200), ("dark", 30)):
+            _write_clip(tmp_path / f"source/{label}/cam{camera}_a.mp4", grey=grey + 9 * camera, moving=camera > 0)
+    shutil.copyfile(tmp_path / "source/dark/cam1_a.mp4", tmp_path / "source/dark/cam2_b.mp4")
+    (tmp_path / "source/dark/cam0_lost.mp4").write_bytes(b"no video")
+    build_dataset(
+        tmp_path / "source",
+        output_dir=tmp_path / "dataset",
+        group_by=r"(cam\d)_",
+        test_groups=["cam1"],
+        validation_groups=["cam2"],
+        on_bad="drop",
+        num_workers=1,
+        progress=False,
+    )
+    report = analyze_dataset(tmp_path / "dataset", output_dir=tmp_path / "report", progress=False)
+    told = report.statistics
+    audit = json.loads((tmp_path / "dataset/audit.json").read_text())
+    assert told["quarantine"] == {"num_files": 1, "by_reason_class": {"unreadable": 1}}
+    assert told["copies"]["num_left_out"] == len(audit["left_out"]) > 0
+    assert told["num_clips"] == 7 - len(audit["left_out"])
+    assert told["unreadable"] == []
+    assert told["sizes"] == {"96x64": told["num_clips"]}
+    assert told["num_variable_rate"] == 0
+    page = (report.output_dir / "report.html").read_text(encoding="utf-8")
+    assert all(entry["file_name"] in page for entry in audit["left_out"])
+    assert "dark/cam0_lost.mp4" in page
+
+
+@pytest.mark.parametrize("names", [HOSTILE, ["x" * 60, "a_" * 30, "person on track " * 4]])
+def test_long_and_many_names_do_not_run_into_each_other(names):
+    for count in (4, 12, 20):
+        figure = Figure(figsize=(10, max(5.625, 1.4 + 0.36 * count)), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        name_rows(axes, [f"{number} {names[number % len(names)]}" for number in range(count)], narrow=False)
+        canvas.draw()
+        boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
+        assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+        assert all(box.x0 >= 0 for box in boxes)
+
+
 @pytest.mark.slow
 def test_dataset_on_the_hub_is_read_with_what_lies_beside_it(clips, hub, tmp_path):
     rows = [(split, "dark", f"cam {split}", clips["dark"]) for split in ("train", "test")]
@@ -308,7 +372,7 @@ def test_dataset_on_the_hub_is_read_with_what_lies_beside_it(clips, hub, tmp_pat
     hub.run(push, dataset, "user/yard")
     analyze = """
 import json, sys
-from railsformer.data.analysis_report import analyze_dataset
+from railsformer.data.analysis.report import analyze_dataset
 told = analyze_dataset("user/yard", output_dir=sys.argv[1], progress=False).statistics
 copies, lost = told["copies"]["exact_clusters"], told["quarantine"]["num_files"]
 print(json.dumps([told["split_kind"], copies, told["rates"], lost]))
@@ -321,8 +385,8 @@ print(json.dumps([told["split_kind"], copies, told["rates"], lost]))
     ("file", "content", "match"),
     [
         ("audit.json", b"{", "audit.json is damaged"),
-        ("quarantine.csv", b"\xff\xfe\x00", "quarantine.csv cannot be read"),
-        ("probe.parquet", b"PAR1", "probe.parquet cannot be read"),
+        ("quarantine.csv", b"\xff\xfe\x00", r"quarantine\.csv: no column file_name"),
+        ("probe.parquet", b"PAR1", r"probe\.parquet: no Parquet table"),
     ],
 )
 def test_damaged_companion_is_named(clips, tmp_path, file, content, match):
@@ -398,8 +462,12 @@ def test_each_fault_gets_its_advice():
     rare = [c for index, c in enumerate(sound) if not (c.split == "test" and c.label == "b" and index % 2)]
     assert _codes(rare) == {"few_in_test"}
     assert _codes(sound, facts={"copies_on_several_sides": 2}) == {"copies_across_sides"}
-    assert _codes(sound, quarantine=[{"reason_class": "empty"}] * 3) == {"quarantine"}
-    assert _codes(sound, quarantine=[{"reason_class": "empty"}]) == set()  # below one in a hundred
+    lost = Quarantine("lost.mp4", "a", "cam 0", "empty", "it is empty")
+    assert _codes(sound, quarantine=[lost] * 3) == {"quarantine"}
+    assert _codes(sound, quarantine=[lost]) == set()  # below one in a hundred
+    copy = {"file_name": "again.mp4", "copy_of": "first.mp4", "kind": "exact"}
+    assert _codes(sound, audit={"left_out": [copy] * 14}) == {"copies_left_out"}
+    assert _codes(sound, audit={"left_out": [copy] * 13}) == set()  # below one in ten
     assert _codes(sound, audit={"label_conflicts": [["x", "y"]]}) == {"copies_with_two_labels"}
 
 

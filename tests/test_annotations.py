@@ -5,7 +5,8 @@ import unicodedata
 
 import pytest
 
-from railsformer.data.annotations import Segment, read_annotations, stored_name
+from railsformer.data.annotations import read_annotations
+from railsformer.data.segments import Segment, stored_name
 
 
 @pytest.fixture
@@ -71,38 +72,20 @@ def test_groups_from_the_path(source, group_by, groups):
     assert [segment.group for segment in found.segments] == groups
 
 
-def test_a_group_column_that_is_asked_for_is_the_group(source):
+@pytest.mark.parametrize("group_by", ["group", None])
+def test_a_group_column_is_the_group(source, group_by):
     table = _table(source, "file_name,label,group\ncam_1/a.mp4,x,r1\ncam_2/a.mp4,y,r2\n")
-    found = read_annotations(source, annotations=table, group_by="group")
+    found = read_annotations(source, annotations=table, group_by=group_by)
     assert [segment.group for segment in found.segments] == ["r1", "r2"]
-    assert found.column_names == ()
+    assert (found.group_by, found.column_names) == ("group", ())
 
 
-def test_class_folders(tmp_path):
-    for name in ("Danger/r1/a.mp4", "Danger/r2/deep/a.mkv", "Other/r1/c.mov", "Other/r3/d.avi", "stray.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = read_annotations(tmp_path, group_by="folder")
-    assert [(segment.file_name, segment.label, segment.group) for segment in found.segments] == [
-        ("Danger/r1/a.mp4", "Danger", "r1"),
-        ("Danger/r2/deep/a.mkv", "Danger", "r2"),
-        ("Other/r1/c.mov", "Other", "r1"),
-        ("Other/r3/d.avi", "Other", "r3"),
-    ]
-    assert found.left_out == ("stray.mp4",)
-    (tmp_path / "Other/e.mp4").touch()
-    with pytest.raises(ValueError, match=r"--group_by folder: Other/e.mp4 lies directly in its class folder"):
-        read_annotations(tmp_path, group_by="folder")
-
-
-def test_linked_folders_are_read_once(tmp_path):
-    for name in ("elsewhere/a.mp4", "site/x/b.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    (tmp_path / "site/y").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "site/x/loop").symlink_to(tmp_path / "site")
-    found = read_annotations(tmp_path / "site")
-    assert [segment.file_name for segment in found.segments] == ["x/b.mp4", "y/a.mp4"]
+def test_a_group_column_without_a_cell_says_nothing(source):
+    found = read_annotations(
+        source, annotations=_table(source, "file_name,label,group\ncam_1/a.mp4,x,\ncam_2/a.mp4,y, \n")
+    )
+    assert found.groups == ["cam_1/a.mp4", "cam_2/a.mp4"]
+    assert found.group_by is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +114,16 @@ def test_linked_folders_are_read_once(tmp_path):
         ("file_name,label,a,a\ncam_1/a.mp4,x,1,2\n", None, "the column 'a' stands there 2 times"),
         ("file_name,label,\ncam_1/a.mp4,x,\n", None, "a column has no name"),
         ("file_name,label,video\ncam_1/a.mp4,x,1\n", None, "the name 'video' is taken"),
-        ("file_name,label,group\ncam_1/a.mp4,x,1\n", None, "column 'group' is there but --group_by is not given"),
+        (
+            "file_name,label,group\ncam_1/a.mp4,x,1\ncam_2/a.mp4,y, \n",
+            None,
+            "row 3: column 'group' is empty for cam_2/a",
+        ),
+        (
+            "file_name,label,group,c\ncam_1/a.mp4,x,1,2\n",
+            "c",
+            "'group' is there but --group_by is c; leave --group_by",
+        ),
         ("file_name,label,camera\ncam_1/a.mp4,x,\n", "camera", "row 2: column 'camera' is empty for cam_1/a.mp4"),
         ("file_name,label,camera\ncam_1/a.mp4,x,1\n", "camrea", "no column of clips.csv, did you mean 'camera'"),
         ("file_name,label\ncam_1/a.mp4,x\n", "(a)(b)", r"exactly one capture group.* \(it has 2\)"),
@@ -182,7 +174,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path):
     name = os.fsencode(tmp_path / "x") + b"/caf\xe9.mp4"
     with open(name, "wb"):
         pass
-    with pytest.raises(ValueError, match=r"file_name 'x/caf\\udce9\.mp4' holds .* bytes that are not UTF-8; rename"):
+    with pytest.raises(ValueError, match=r"no video whose name can be used \(first 'x/caf\\udce9\.mp4'\); rename"):
         read_annotations(tmp_path)
 
 
@@ -211,13 +203,6 @@ def test_bad_sources(tmp_path):
         read_annotations(tmp_path, annotations=tmp_path / "absent.csv")
 
 
-def test_one_class_folder(tmp_path):
-    (tmp_path / "only").mkdir()
-    (tmp_path / "only/a.mp4").touch()
-    with pytest.raises(ValueError, match="only one label, 'only'"):
-        read_annotations(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("file_name", "expected"),
     [
@@ -227,6 +212,7 @@ def test_one_class_folder(tmp_path):
         ("a::b?.webm", "a__b_.mkv"),
         ("e\u0301te\u0301.m4v", "\u00e9t\u00e9.mp4"),
         ("線路.ts", "線路.mpeg"),
+        ("raw.IVF", "raw.mp4"),
         ("ж" * 120 + ".avi", "ж" * 100 + ".avi"),
     ],
 )
@@ -406,14 +392,36 @@ def test_names_that_are_not_there(source, cell, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_stray_name_with_a_line_break_stops_class_folders_but_no_table(source, caplog):
+def test_a_name_with_a_line_break_costs_only_its_own_file(source, caplog):
     (source / "cam_1/two\nlines.mp4").touch()
     with caplog.at_level(logging.WARNING):
         found = _read(source, "file_name,label\ncam_1/b.MP4,x\ncam_1/a.mp4,y\n")
     assert "cam_1/two\nlines.mp4" in found.left_out
     assert not any("\n" in record.message for record in caplog.records)
-    with pytest.raises(ValueError, match=r"file_name 'cam_1/two\\nlines.mp4' holds a control character"):
-        read_annotations(source)
+    caplog.clear()
+    (source / "a\tb").mkdir()
+    (source / "a\tb/c.mp4").touch()
+    with caplog.at_level(logging.WARNING):
+        found = read_annotations(source)
+    assert found.left_out == ("a\tb/c.mp4", "cam_1/two\nlines.mp4")
+    assert len(found.segments) == 4
+    assert r"2 video(s) left out, first 'a\tb/c.mp4': the names hold control characters" in caplog.text
+    assert not any("\n" in record.message for record in caplog.records)
+
+
+def test_raw_streams_are_read_and_other_files_are_counted(tmp_path, caplog):
+    names = ("x/a.IVF", "x/b.h264", "x/c.hevc", "y/d.ogv", "y/e.vob", "y/f.gif", "y/notes.txt", "x/z.dav", "README.md")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING):
+        found = read_annotations(tmp_path)
+    assert [one.file_name for one in found.segments] == list(names[:6])
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "2 other file(s) left out, first x/z.dav"
+    ]
+    table = _table(tmp_path, "file_name,label\nx/a.IVF,x\ny/f.gif,y\n")
+    assert [one.file_name for one in read_annotations(tmp_path, annotations=table).segments] == ["x/a.IVF", "y/f.gif"]
 
 
 def test_a_pipe_in_a_class_folder_is_refused(source):
@@ -438,27 +446,6 @@ def test_a_folder_that_may_not_be_read(source):
 def test_a_dangling_link_is_for_the_probe_to_name(source):
     (source / "cam_1/gone.mp4").symlink_to(source / "nowhere.mp4")
     assert "cam_1/gone.mp4" in [one.file_name for one in read_annotations(source).segments]
-
-
-def test_folders_of_splits_hold_class_folders(tmp_path):
-    for name in ("train/up/r1/a.mp4", "train/down/r2/a.mp4", "val/up/r3/b.mp4", "test/down/r4/c.mp4", "test/x.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = read_annotations(tmp_path, group_by="folder")
-    assert [(one.label, one.split, one.group) for one in found.segments] == [
-        ("down", "test", "r4"),
-        ("down", "train", "r2"),
-        ("up", "train", "r1"),
-        ("up", "validation", "r3"),
-    ]
-    assert found.left_out == ("test/x.mp4",)
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    for name in ("train/a.mp4", "no_train/b.mp4"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).touch()
-    assert read_annotations(tmp_path).labels == ["no_train", "train"]
 
 
 def test_label_names_without_a_list(source):

@@ -1,5 +1,9 @@
 """Settings: defaults < recipe < flags, and what is refused."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -75,11 +79,85 @@ def test_exponents_without_a_point_are_numbers(tmp_path):
         ),
         ({"1": 2}, NEEDED, "recipe.yaml: unknown key '1'"),
         ({"model": "a", "trainable_blocks": 2}, NEEDED, "trainable_blocks .*got 2 with trainable=all"),
+        ({"model": "a", "metric_for_best_model": "recall/"}, NEEDED, "or f1/LABEL, recall/LABEL, .*got 'recall/'"),
+        ({"model": "a", "early_stopping_patience": 0}, NEEDED, "early_stopping_patience must be at least 1, got 0"),
+        (
+            {"model": "a", "early_stopping_patience": 2, "eval_strategy": "no"},
+            NEEDED,
+            "early_stopping_patience needs evaluations, got 2 with eval_strategy no",
+        ),
+        ({"model": "a", "mixup_alpha": -1}, NEEDED, "mixup_alpha must be at least 0, got -1"),
+        ({"model": "a", "repeated_augmentation": 0}, NEEDED, "repeated_augmentation must be at least 1, got 0"),
+        ({"model": "a", "focal_gamma": "nan"}, NEEDED, "focal_gamma must be at least 0, got nan"),
+        ({"model": "a", "layer_decay": 1.5}, NEEDED, "layer_decay must be above 0 and at most 1, got 1.5"),
+        ({"model": "a", "layer_decay": 0}, NEEDED, "layer_decay must be above 0 and at most 1, got 0"),
+        ({"model": "a", "label_smoothing_factor": 1}, NEEDED, "label_smoothing_factor must be .*below 1, got 1"),
+        (
+            {"model": "a", "class_balance": "loss", "effective_number_beta": 1},
+            NEEDED,
+            "effective_number_beta must be at least 0 and below 1, got 1",
+        ),
+        (
+            {"model": "a", "class_balance": "sampler", "effective_number_beta": 0.9},
+            NEEDED,
+            "effective_number_beta goes with class_balance loss or both, got 0.9 with class_balance sampler",
+        ),
+        ({"model": "a", "lora_rank": 0}, NEEDED, "lora_rank must be at least 1, got 0"),
+        ({"model": "a", "lora_alpha": 8}, NEEDED, "lora_alpha goes with lora_rank, got 8.0 without it"),
+        ({"model": "a", "lora_targets": "qkv"}, NEEDED, r"lora_targets goes with lora_rank, got \['qkv'\] without it"),
+        (
+            {"model": "a", "lora_rank": 4, "lora_targets": ["qkv", "kqv"]},
+            NEEDED,
+            "lora_targets must be of qkv, output, dense, mlp, got 'kqv'",
+        ),
+        (
+            {"model": "a", "lora_rank": 4, "trainable": "head"},
+            NEEDED,
+            "lora_rank must not be given with trainable=head",
+        ),
+        ({"model": "a", "cache_embeddings": True}, NEEDED, "cache_embeddings goes with trainable=head.*got all"),
+        ({"model": "a", "embedding_views": 3}, NEEDED, "embedding_views goes with cache_embeddings, got 3 without it"),
+        (
+            {"model": "a", "trainable": "head", "layer_decay": 0.5},
+            NEEDED,
+            "layer_decay must be 1 with trainable=head.*got 0.5",
+        ),
     ],
 )
 def test_refused(tmp_path, recipe, flags, message):
     with pytest.raises(ValueError, match=message):
         parse_settings([*_recipe(tmp_path, **recipe), *flags])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mixup_alpha", 0.2),
+        ("repeated_augmentation", 2),
+        ("focal_gamma", 2.0),
+        ("label_smoothing_factor", 0.1),
+        ("layer_decay", 0.5),
+        ("early_stopping_patience", 3),
+    ],
+)
+def test_what_cached_embeddings_would_pass_over_is_refused(tmp_path, name, value):
+    recipe = _recipe(tmp_path, model="a", trainable="head", cache_embeddings=True, **{name: value})
+    with pytest.raises(ValueError, match=f"{name} must not be given with cache_embeddings, .*got {value}"):
+        parse_settings([*recipe, *NEEDED])
+
+
+@pytest.mark.parametrize(("figure", "greater"), [("loss", False), ("f1_macro", True), ("recall/Signal-loss", True)])
+def test_more_is_better_but_for_the_loss(tmp_path, figure, greater):
+    settings = parse_settings([*_recipe(tmp_path, model="a", metric_for_best_model=figure), *NEEDED])
+    assert settings.run.greater_is_better is greater
+
+
+def test_one_of_several_processes_without_a_gpu_knows_that_it_is_on_the_cpu(tmp_path):
+    code = "from railsformer.training.arguments import RunArguments; print(RunArguments(output_dir='run').use_cpu)"
+    addresses = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment = {**os.environ, **addresses, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_key_given_twice_is_refused(tmp_path):
@@ -104,9 +182,3 @@ def test_a_recipe_that_is_no_mapping_is_refused(tmp_path):
     path.write_text("- 1\n- 2\n")
     with pytest.raises(ValueError, match="flat mapping of keys to values, got list"):
         read_recipe(path)
-
-
-@pytest.mark.parametrize("name", ["divided_8x32_224", "dinov2_small_time", "demo"])
-def test_shipped_recipes_parse(name, pytestconfig):
-    start = ["--model", "base"] if name == "demo" else []
-    parse_settings(["--config", str(pytestconfig.rootpath / "configs" / f"{name}.yaml"), *start, *NEEDED])

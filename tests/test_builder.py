@@ -348,49 +348,6 @@ def test_random_split_is_named_and_its_leaks_are_counted(yard, tmp_path):
         build_dataset(yard, output_dir=tmp_path / "other", test_groups=["cam 1"], **options)
 
 
-@pytest.mark.parametrize("split", ["group", "random"])
-def test_copies_never_lie_on_two_sides(tmp_path, split):
-    source = tmp_path / "source"
-    for number, label in enumerate(("a", "b")):
-        for index in range(8):
-            write_video(source / label / f"{index}.mp4", num_frames=5, first_number=4 * number + index // 2)
-    summary = build_dataset(source, output_dir=tmp_path / "dataset", split=split, progress=False)
-    assert summary.copies_on_several_sides == 0
-    audit = json.loads((tmp_path / "dataset/audit.json").read_text(encoding="utf-8"))
-    assert len(audit["exact_copies"]["clusters"]) == 8
-    assert audit["random_split"]["exact_leaked"] > 0
-
-
-def test_the_training_copy_goes_where_sides_are_fixed(tmp_path):
-    source = tmp_path / "source"
-    rows = []
-    for index in range(8):
-        name = f"{index}.mp4"
-        write_video(source / name, num_frames=5, first_number=0 if index in (0, 7) else 20 * index)
-        split = "test" if index > 5 else "validation" if index > 3 else "train"
-        rows.append(f"{name},{'a' if index in (0, 2, 4, 7) else 'b'},{split}")
-    (source / "clips.csv").write_text("file_name,label,split\n" + "\n".join(rows), encoding="utf-8")
-    summary = build_dataset(source, output_dir=tmp_path / "dataset", annotations=source / "clips.csv", progress=False)
-    assert [sum(row.values()) for row in summary.counts.values()] == [3, 2, 2]
-    assert summary.split_kind == "by file; recordings unknown; train and validation and test as the annotations say"
-    audit = json.loads((tmp_path / "dataset/audit.json").read_text(encoding="utf-8"))
-    assert audit["left_out"] == [{"file_name": "0.mp4", "copy_of": "7.mp4", "kind": "exact"}]
-    with pytest.raises(ValueError, match="the annotations name a split for every video"):
-        build_dataset(
-            source, output_dir=tmp_path / "x", annotations=source / "clips.csv", split="random", progress=False
-        )
-
-
-def test_copies_with_two_labels_are_refused(tmp_path):
-    source = tmp_path / "source"
-    for label in ("a", "b"):
-        for index in range(3):
-            write_video(source / label / f"{index}.mp4", num_frames=5 + index + (label == "b"))
-    with pytest.raises(ValueError, match=r"a/1\.mp4 is labelled 'a' and b/0\.mp4 'b', but they show the same"):
-        build_dataset(source, output_dir=tmp_path / "dataset", progress=False)
-    assert not (tmp_path / "dataset").exists()
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -400,6 +357,8 @@ def test_copies_with_two_labels_are_refused(tmp_path):
         ({"output_dir": "full/file/dataset"}, PermissionError, r"dataset cannot be written \(Not a directory\)"),
         ({"output_dir": "x" * 300}, PermissionError, r"cannot be written \(File name too long\)"),
         ({"seed": -3}, ValueError, "seed must be 0 or more, got -3"),
+        ({"num_workers": -3}, ValueError, "num_workers must be 1 or more, got -3"),
+        ({"max_proxy_bytes": 0}, ValueError, "max_proxy_bytes must be 1 or more, got 0"),
         ({"split": "rows"}, ValueError, "split must be one of group, random, got rows"),
         ({"on_bad": "skip"}, ValueError, "on_bad must be one of fail, drop, salvage, got skip"),
         ({"splits": (0.5, 0.5)}, ValueError, "splits must be three shares"),
@@ -431,8 +390,12 @@ def test_a_build_that_was_stopped_goes_on(yard, tmp_path, monkeypatch, interrupt
     options = {"output_dir": tmp_path / "dataset", "annotations": yard / "clips.csv", "group_by": "camera"}
     with monkeypatch.context() as patched:
         patched.setattr(builder, "_write_json", stop)
-        with pytest.raises(type(interruption)):
+        with pytest.raises(type(interruption)) as caught:
             build_dataset(yard, progress=False, **options)
+    if isinstance(interruption, OSError):
+        assert re.search(
+            r"dataset: no room on its disk .*; free some space and run the same command", str(caught.value)
+        )
     assert not (tmp_path / "dataset").exists()
     (left,) = tmp_path.iterdir()
     proxies = {path: path.stat().st_mtime_ns for path in (left / "parts/videos").iterdir()}
@@ -501,6 +464,13 @@ def test_proxies_hold_what_the_originals_show(yard, tmp_path):
         row["video"]["path"].rpartition(".")[2] for row in load_video_dataset(tmp_path / "dataset").split("train")
     } == {"mp4"}
     assert len(read_probe_table(tmp_path / "dataset/probe.parquet")) == 12
+
+
+def test_a_dataset_is_a_source_too(built, tmp_path):
+    folder, summary = built
+    again = build_dataset(folder, output_dir=tmp_path / "again", group_by="group", proxy=None, progress=False)
+    assert again.counts == summary.counts
+    assert again.split_kind == "by group (3 groups); train and validation and test as the annotations say"
 
 
 def test_one_line_of_progress_a_stage(yard, tmp_path, capfd):

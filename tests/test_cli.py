@@ -9,7 +9,7 @@ from videos import write_video
 
 from railsformer.cli import main
 
-VERBS = ["build", "train", "evaluate", "convert", "push", "demo"]
+VERBS = ["build", "analyze", "train", "evaluate", "crossval", "convert", "push", "demo"]
 
 
 def _railsformer(*arguments, cwd=None):
@@ -167,13 +167,13 @@ def test_from_videos_to_a_report(tmp_path, yard_dataset):
 
 
 @pytest.mark.slow
-def test_a_video_that_vanished_is_named(tmp_path, yard_dataset):
-    """Decoding happens in worker processes; the user still gets one line."""
+def test_a_validation_video_that_is_damaged_is_named(tmp_path, yard_dataset):
+    """Decoding happens in worker processes; the user still gets one line. One of training costs only itself."""
     import shutil
 
     dataset, run = tmp_path / "dataset", tmp_path / "run"
     shutil.copytree(yard_dataset, dataset)
-    victim = sorted((dataset / "data" / "train").glob("*.mp4"))[0]
+    victim = sorted((dataset / "data" / "validation").glob("*.mp4"))[0]
     victim.write_bytes(b"overwritten")
     sizes = ["--hidden_size", 32, "--num_hidden_layers", 1, "--num_attention_heads", 2, "--image_size", 48]
     done = _railsformer(

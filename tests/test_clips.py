@@ -11,7 +11,14 @@ import torch
 from videos import frame_number, write_video
 
 from railsformer.data.builder import build_dataset
-from railsformer.data.clips import ClipDataset, collate_clips, load_video_dataset, measure_loader_memory
+from railsformer.data.clips import (
+    LOST_LABEL,
+    ClipDataset,
+    collate_clips,
+    collate_training_clips,
+    load_video_dataset,
+    measure_loader_memory,
+)
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_crops, evaluation_pixels
 from railsformer.data.video import VideoDecodeError, read_frames
@@ -306,6 +313,23 @@ def test_an_unreadable_video_is_named_and_never_replaced(tmp_path):
         clips[1]
     with pytest.raises(FileNotFoundError, match=r"absent\.mp4: no such video file"):
         clips[2]
+
+
+def test_in_training_a_lost_clip_keeps_its_place_and_says_so(tmp_path):
+    good = write_video(tmp_path / "good.mp4")
+    bad, absent = tmp_path / "bad.mp4", tmp_path / "absent.mp4"
+    bad.write_bytes(b"\0" * 500)
+    rows = _rows([str(good), str(bad), str(absent)], end_seconds=[1.0, 1.0, 1.0])
+    clips = _clips(rows, augmentation=AUGMENTATION, keep_lost=True)
+    batch = collate_training_clips([clips[0], clips[1], clips[5]])
+    assert batch["labels"].tolist() == [rows[0]["label"], LOST_LABEL, LOST_LABEL]
+    assert batch["video_index"] == [0, 1, 2]
+    assert [(lost.video_index, lost.file) for lost in batch["lost"]] == [(1, str(bad)), (2, str(absent))]
+    assert batch["lost"][1].reason == "no such video file"
+    assert batch["pixel_values"].shape == (3, 3, 3, 48, 48)
+    assert not batch["pixel_values"][1:].any()
+    with pytest.raises(ValueError, match="keep_lost is for training clips"):
+        _clips(rows, keep_lost=True)
 
 
 @pytest.mark.slow

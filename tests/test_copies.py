@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from moving_scenes import FPS, HEIGHT, WIDTH, remux, scene, write_scene
 
+from railsformer.data.alignment import WHOLE, Stretch, Window, agreements, warp
 from railsformer.data.copies import Copies, NearCopy, find_copies
 from railsformer.data.fingerprints import SegmentOfFile, fingerprint_video, fingerprint_videos
 
@@ -117,6 +118,57 @@ def test_still_videos_are_joined_only_if_they_look_the_same(tmp_path):
     assert copies.too_still == (0, 1, 2)
 
 
+def _gamma(pictures, exponent):
+    return (255 * (pictures / 255.0) ** exponent).astype(np.uint8)
+
+
+STILL_WAYS = {
+    "cropped": lambda p: _crop(p, 0.05),
+    "cropped more": lambda p: _crop(p, 0.1),
+    "cropped at a corner": lambda p: p[:, 12:, 16:],
+    "brighter": lambda p: _contrast(p, 1.0, 40),
+    "darker": lambda p: _contrast(p, 1.0, -40),
+    "more contrast": lambda p: _contrast(p, 1.4),
+    "lighter shadows": lambda p: _gamma(p, 0.7),
+    "cropped and brighter": lambda p: _contrast(_crop(p, 0.07), 1.0, 25),
+}
+
+
+@pytest.fixture(scope="module")
+def still_prints(tmp_path_factory):
+    """A still scene; the same one with a wagon, and with it elsewhere; with a person; three other cameras."""
+    folder = tmp_path_factory.mktemp("still")
+    empty = scene(camera=0, motion=None, seconds=3)
+    wagon, moved, person = empty.copy(), empty.copy(), empty.copy()
+    wagon[:, 30:70, 40:90] = 230
+    moved[:, 30:70, 60:110] = 230
+    person[:, 60:90, 20:30] = 20
+    others = [scene(camera=camera, motion=None, seconds=3) for camera in (1, 2, 3)]
+    shown = [empty, wagon, moved, person, *others]
+    return _prints([write_scene(folder / f"{number}.mp4", each) for number, each in enumerate(shown)])
+
+
+def test_other_moments_and_other_cameras_are_no_copies_where_nothing_moves(still_prints):
+    assert find_copies(still_prints).near == ()
+
+
+@pytest.mark.parametrize("way", STILL_WAYS)
+def test_a_planted_copy_of_a_still_video_is_joined_with_its_original_alone(still_prints, tmp_path, way):
+    pictures = STILL_WAYS[way](scene(camera=0, motion=None, seconds=3))
+    copy = write_scene(tmp_path / "copy.mp4", pictures, crf=28)
+    (pair,) = find_copies([*still_prints, fingerprint_video(copy)]).near
+    assert (pair.first, pair.second, pair.still) == (0, 7, True)
+
+
+def test_somebody_who_walks_through_a_still_scene_makes_another_moment(tmp_path):
+    empty = scene(camera=0, motion=None)
+    walked = empty.copy()
+    for number, picture in enumerate(walked):
+        picture[50:62, 20 + 2 * number : 25 + 2 * number] = 250
+    paths = [write_scene(tmp_path / "empty.mp4", empty), write_scene(tmp_path / "walked.mp4", walked)]
+    assert find_copies(_prints(paths)).near == ()
+
+
 def test_black_pictures_are_not_compared(tmp_path):
     black = np.zeros((2 * FPS, HEIGHT, WIDTH, 3), dtype=np.uint8)
     paths = [
@@ -139,6 +191,38 @@ def test_very_short_videos_are_judged_by_their_pictures(tmp_path):
     ]
     copies = find_copies(_prints(paths))
     assert [(pair.first, pair.second) for pair in copies.near] == [(0, 1), (0, 3), (1, 3)]
+
+
+def _stretches(prints):
+    return [Stretch.of(found.thumbnails) for found in prints]
+
+
+def test_pairs_that_are_aligned_together_come_out_as_each_does_alone(one_camera_prints):
+    stretches = _stretches(one_camera_prints[:4])
+    pairs = [(first, second) for first in stretches for second in stretches]
+    settings = {"noise": 4.0}
+    together = agreements(pairs, starts=[WHOLE] * 16, min_overlaps=[8] * 16, **settings)
+    for pair, found in zip(pairs, together, strict=True):
+        (alone,) = agreements([pair], starts=[WHOLE], min_overlaps=[8], **settings)
+        assert found.offset == alone.offset
+        assert found.background == pytest.approx(alone.background, abs=1e-5)
+        assert found.motion == pytest.approx(alone.motion, abs=1e-4)
+    assert [round(together[5 * number].background, 4) for number in range(4)] == [1.0] * 4
+    assert agreements([], starts=[], min_overlaps=[], **settings) == []
+
+
+@pytest.mark.parametrize(
+    "window", [Window(0.06, 1.0, 0.0, 0.95), Window(0.1, 0.9, 0.1, 0.9), Window(-0.05, 1.0, 0.0, 1.08)]
+)
+def test_a_window_is_found_again(one_camera_prints, window):
+    thumbnails = one_camera_prints[4].thumbnails.astype(np.float32)
+    shown, known = warp(thumbnails, window)
+    shown = np.where(known, shown, thumbnails)  # what lies outside is not known, so anything
+    pair = (Stretch.of(shown), Stretch.of(thumbnails))
+    (found,) = agreements([pair], starts=[WHOLE], min_overlaps=[8], noise=4.0)
+    assert found.offset == 0
+    assert found.background > 0.995
+    assert found.motion > 0.97
 
 
 def test_one_video_and_none_have_no_copies(one_camera_prints):

@@ -7,6 +7,7 @@ from moving_scenes import remux, scene, write_scene
 from videos import write_video
 
 from railsformer.data.fingerprints import (
+    BACKGROUND_SIZE,
     THUMBNAIL_SIZE,
     Fingerprint,
     SegmentOfFile,
@@ -24,6 +25,7 @@ def _same(first, second):
         and first.num_frames == second.num_frames
         and np.array_equal(first.times_seconds, second.times_seconds)
         and np.array_equal(first.thumbnails, second.thumbnails)
+        and np.array_equal(first.background, second.background)
     )
 
 
@@ -67,6 +69,16 @@ def test_a_single_odd_picture_does_not_show(tmp_path):
     first, second = (write_scene(tmp_path / name, p, fps=12) for name, p in (("a.mp4", clean), ("b.mp4", odd)))
     difference = fingerprint_video(first).thumbnails - fingerprint_video(second).thumbnails
     assert np.abs(difference).max() < 4
+
+
+def test_the_background_is_what_most_pictures_of_a_long_video_show(tmp_path):
+    pictures = np.full((480, 72, 96, 3), 100, dtype=np.uint8)  # a minute
+    pictures[100:200] = 30
+    pictures[:, :36] = 180
+    found = fingerprint_video(write_scene(tmp_path / "a.mp4", pictures, size=(96, 72), crf=10)).background
+    assert (found.shape, found.dtype) == (BACKGROUND_SIZE, np.uint8)
+    assert np.abs(found[:34].astype(float) - 180).max() < 4
+    assert np.abs(found[38:].astype(float) - 100).max() < 4
 
 
 def test_gaps_in_time_are_left_out(tmp_path):
@@ -119,6 +131,36 @@ def test_many_files_come_in_order_with_errors_among_them(tmp_path):
     kinds = [Fingerprint, VideoDecodeError, Fingerprint, VideoDecodeError, Fingerprint]
     assert [type(item) for item in found] == kinds
     assert _same(found[4], fingerprint_video(good[2]))
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=200, width=320, height=240)
+    (error,) = fingerprint_videos([SegmentOfFile(path)], record=tmp_path / "record", timeout_seconds=1e-6)
+    assert isinstance(error, VideoDecodeError)
+    assert error.reason_class == "timeout"
+    assert error.path == path
+    (found,) = fingerprint_videos([SegmentOfFile(path)], record=tmp_path / "record")
+    assert _same(found, fingerprint_video(path))
+
+
+def test_segments_of_one_file_and_one_named_twice_come_in_order(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=40)
+    segments = [SegmentOfFile(path, 2.0, 4.0), SegmentOfFile(path), SegmentOfFile(path, 2.0, 4.0)]
+    late, whole, again = fingerprint_videos(segments, num_workers=2)
+    assert (late.num_frames, whole.num_frames) == (20, 40)
+    assert _same(late, again)
+
+
+def test_a_size_that_changes_half_way_does_not_disturb_the_thumbnails(tmp_path):
+    parts = [
+        write_video(tmp_path / f"{width}.ts", width=width, height=width * 3 // 4, num_frames=20) for width in (64, 128)
+    ]
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    found = fingerprint_video(both, salvage=True).thumbnails
+    assert len(found) == 16
+    for part, shown in zip(parts, (found[:8], found[8:]), strict=True):
+        assert np.array_equal(shown, fingerprint_video(part).thumbnails)
 
 
 def test_a_record_is_used_again_until_the_file_changes(tmp_path):

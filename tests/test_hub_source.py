@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -130,8 +131,8 @@ def test_what_build_writes_is_read_without_its_old_times(yard_dataset, tmp_path)
     assert len(found.segments) == 42
     assert all(one.is_whole_file and one.file_name.startswith(f"data/{one.split}/") for one in found.segments)
     assert not {"source", "group"} & set(found.column_names)
-    with pytest.raises(ValueError, match="column 'group' is there but --group_by is not given"):
-        read_hub_annotations(yard_dataset, folder=tmp_path / "videos")
+    own = read_hub_annotations(yard_dataset, folder=tmp_path / "videos")
+    assert (own.group_by, set(own.groups)) == ("group", set(found.groups))
 
 
 def test_no_video_takes_the_place_of_another(tmp_path):
@@ -225,3 +226,26 @@ def test_a_dataset_on_the_hub(hub, tmp_path):
         for label, name in (("up", f"data/{split}/{split} 0.mp4"), ("down", f"data/{split}/{split} 1.mp4"))
     ]
     assert hub.run(READ, tmp_path / "videos") == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "suffix"),
+    [
+        (b"DKIF\0\0", ".ivf"),
+        (b"OggS\0", ".ogv"),
+        (b"GIF89a", ".gif"),
+        (b"YUV4MPEG2 W64", ".y4m"),
+        (b"\0\0\0\1g", ".h264"),
+    ],
+)
+def test_raw_streams_without_a_name_get_the_suffix_of_their_kind(tmp_path, start, suffix):
+    """So that they are encoded where originals are kept, since `datasets` takes them for no video."""
+    features = datasets.Features({"video": datasets.Video(), "label": datasets.Value("string")})
+    rows = {
+        "video": [{"path": None, "bytes": start + bytes([number])} for number in range(2)],
+        "label": ["up", "down"],
+    }
+    (tmp_path / "source").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "source/train.parquet")
+    found = read_hub_annotations(tmp_path / "source", folder=tmp_path / "videos")
+    assert {Path(one.file_name).suffix for one in found.segments} == {suffix}

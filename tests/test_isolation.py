@@ -1,4 +1,9 @@
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,10 @@ def answer(task):
     if task == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
     if task == "hang":
+        time.sleep(600)
+    if str(task).startswith("hang and write to "):
+        with open(task.removeprefix("hang and write to "), "w") as file:
+            print(os.getpid(), file=file)
         time.sleep(600)
     if task == "raise":
         raise MemoryError("no room")
@@ -70,3 +79,38 @@ def test_a_worker_that_cannot_start_is_no_fault_of_the_file():
 
 def test_no_task_starts_no_process():
     assert _run("no_such_module:answer", []) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_its_parent(target, tmp_path, how):
+    tasks = [f"hang and write to {tmp_path / name}" for name in ("one.pid", "two.pid")]
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from railsformer.data.isolation import run_isolated\n"
+        f"list(run_isolated({target!r}, {tasks!r}, timeouts_seconds=[300.0] * 2, num_workers=2))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    pids = [_written_pid(tmp_path / name, parent) for name in ("one.pid", "two.pid")]
+    parent.send_signal(how)
+    assert parent.wait(timeout=60) != 0
+    assert parent.stderr is not None
+    assert ("KeyboardInterrupt" in parent.stderr.read()) == (how == signal.SIGINT)
+    parent.stderr.close()
+    deadline = time.monotonic() + 60
+    while any(map(_is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _written_pid(path: Path, parent: subprocess.Popen) -> int:
+    while not (path.is_file() and path.read_text().endswith("\n")):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,19 +48,56 @@ def test_every_scheme_goes_the_whole_way(scheme, yard_dataset, tmp_path):
     assert "torch.Size([1, 4])" in done.stdout, done.stderr[-2000:]
 
 
+def _interrupted(dataset, run_dir, *flags, processes, strike=("never", 0, "SIGKILL", 0)):
+    """One launch of a run of 14 steps, 6 an epoch, with drop path, that may be struck by a signal; its exit code."""
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--nproc_per_node", processes, "--standalone"]
+    command = [*launch, Path(__file__).with_name("interrupted_run.py"), *strike, *TINY, "--dataset", dataset]
+    command += ["--output_dir", run_dir, "--per_device_train_batch_size", 4 // processes, "--max_steps", 14]
+    command += ["--stochastic_depth_rate", 0.3, "--disable_tqdm", "true", "--eval_strategy", "no"]
+    command += ["--load_best_model_at_end", "false", "--save_strategy", "steps", "--save_steps", 4, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_that_was_killed_ends_in_the_same_weights(workers, yard_dataset, tmp_path):
-    flags = [*TINY, "--dataset", yard_dataset, "--dataloader_num_workers", workers, "--max_steps", 20]
-    flags += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "steps"]
-    flags += ["--save_steps", 4, "--save_total_limit", 9]
-    _run("train", *flags, "--output_dir", tmp_path / "whole")
-    killed = _start("train", *flags, "--output_dir", tmp_path / "killed")
-    checkpoint = tmp_path / "killed" / "checkpoint-8"
-    while killed.poll() is None and not (checkpoint / "trainer_state.json").is_file():
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
-    _run("train", *flags, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", checkpoint)
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(processes, workers, yard_dataset, tmp_path):
+    flags = ["--dataloader_num_workers", workers]
+    code, errors = _interrupted(yard_dataset, tmp_path / "whole", *flags, processes=processes)
+    assert code == 0, errors[-3000:]
+    killed = tmp_path / "killed"
+    strikes = [
+        (("step", 3, "SIGKILL", 0), "starting anew"),  # before anything was saved
+        (("save", 8, "SIGKILL", 0), "starting anew"),  # with a half checkpoint on the disk
+        (("step", 11, "SIGKILL", processes - 1), "checkpoint-4"),
+        (("step", 13, "SIGKILL", 0), "checkpoint-8"),
+    ]
+    for number, (strike, begins) in enumerate(strikes):
+        resume = ["--resume"] if number else []
+        code, errors = _interrupted(yard_dataset, killed, *flags, *resume, processes=processes, strike=strike)
+        assert code not in (0, 2), errors[-3000:]
+        assert not number or begins in errors
+        assert not (killed / "model.safetensors").exists()
+    code, errors = _interrupted(yard_dataset, killed, *flags, "--resume", processes=processes)
+    assert code == 0, errors[-3000:]
+    assert f"going on from {killed / 'checkpoint-12'}" in errors
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", killed))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_is_terminated_saves_and_ends_in_the_same_weights(processes, yard_dataset, tmp_path):
+    flags = ["--dataloader_num_workers", 2]
+    _interrupted(yard_dataset, tmp_path / "whole", *flags, processes=processes)
+    stopped, strike = tmp_path / "stopped", ("step", 7, "SIGTERM", processes - 1)
+    code, errors = _interrupted(yard_dataset, stopped, *flags, processes=processes, strike=strike)
+    assert code == (143 if processes == 1 else 1), errors[-3000:]  # torchrun says 1 for any failure
+    assert "checkpoint-7 is saved: go on with --resume" in errors
+    code, errors = _interrupted(yard_dataset, stopped, *flags, "--resume", processes=processes)
+    assert code == 0, errors[-3000:]
+    assert "checkpoint-7" in errors
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", stopped))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -312,3 +312,21 @@ def test_odd_files(tankyard, name, num_frames):
 def test_odd_files_that_are_no_videos(tankyard, name, reason):
     with pytest.raises(VideoDecodeError, match=reason):
         probe_video(tankyard.parent / "odd" / name)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])
+def test_the_rate_of_a_single_picture_agrees_with_its_time(tmp_path, suffix):
+    facts = probe_video(write_video(tmp_path / f"a{suffix}", num_frames=1, fps=10))
+    assert facts.num_frames == 1
+    assert facts.fps is None or facts.fps * facts.duration_seconds == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["filetype__fixture.ps.mpg", "filetype__fixture-raw.mts", "filetype__fixture.flv"])
+@pytest.mark.parametrize("thorough", [True, False])
+def test_the_last_pictures_time_of_real_files(tankyard, name, thorough):
+    facts = probe_video(tankyard.parent / "odd" / name, thorough=thorough)
+    expected = {"filetype__fixture.ps.mpg": (0.04, 25.0), "filetype__fixture.flv": (0.717, 34.286)}
+    duration, fps = expected.get(name, (31 * 1001 / 30_000, 30_000 / 1001))
+    assert facts.duration_seconds == pytest.approx(duration, abs=2e-3)
+    if thorough:  # the packets of an interlaced file may be its fields
+        assert facts.fps == pytest.approx(fps, abs=2e-3)

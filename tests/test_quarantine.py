@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from videos import write_video
 
-from railsformer.data.probe import probe_videos
+from railsformer.data.probe import VideoFacts, probe_videos
 from railsformer.data.quarantine import (
     Quarantine,
     read_probe_table,
@@ -59,6 +59,23 @@ def test_the_quarantine_comes_back(tmp_path):
 def test_an_old_quarantine_without_classes(tmp_path):
     (tmp_path / "quarantine.csv").write_text("file_name,label,group,reason\na.mp4,x,y,broken\n")
     assert read_quarantine(tmp_path / "quarantine.csv") == [Quarantine("a.mp4", "x", "y", "damaged", "broken")]
+
+
+def test_a_quarantine_saved_by_a_spreadsheet(tmp_path):
+    text = "\ufefffile_name,label,group,reason_class,reason\r\na.mp4,x,y,empty,broken\r\n"
+    (tmp_path / "quarantine.csv").write_text(text, encoding="utf-8", newline="")
+    assert read_quarantine(tmp_path / "quarantine.csv") == [Quarantine("a.mp4", "x", "y", "empty", "broken")]
+
+
+def test_a_probe_table_from_before_a_column_came(tmp_path):
+    facts = VideoFacts(1.0, 25, 25.0, 64, 48, "h264", num_patched_frames=3)
+    write_probe_table(tmp_path / "probe.parquet", {"a.mp4": facts})
+    table = pq.read_table(tmp_path / "probe.parquet")
+    pq.write_table(table.drop_columns(["num_patched_frames"]), tmp_path / "probe.parquet")
+    assert read_probe_table(tmp_path / "probe.parquet")["a.mp4"].num_patched_frames == 0
+    pq.write_table(table.drop_columns(["codec"]), tmp_path / "probe.parquet")
+    with pytest.raises(ValueError, match=r"no column codec"):
+        read_probe_table(tmp_path / "probe.parquet")
 
 
 def test_tables_that_are_none(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from videos import frame_number, number_picture, write_playlists, write_video
 
 import railsformer.data.video as video
-from railsformer.data.video import VideoDecodeError, read_frames
+from railsformer.data.video import VideoDecodeError, last_picture_seconds, read_frames
 
 
 @pytest.fixture
@@ -243,3 +243,19 @@ def test_no_handle_and_no_memory_stays_behind(ten_seconds, tmp_path):
     read_many(100)
     assert len(os.listdir("/proc/self/fd")) <= handles + 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 20_000  # KiB; one leaked read is about 200
+
+
+@pytest.mark.parametrize(
+    ("told", "step", "interlaced", "expected"),
+    [
+        (0.04, 0.5, False, 0.04),
+        (0.0, 0.02, False, 0.02),  # FLV tells no durations
+        (0.02, 0.04, True, 0.04),  # a field's
+        (0.04, 0.04, True, 0.04),
+        (0.02, 9.0, True, 0.04),  # after a gap
+        (0.04, 0.001, True, 0.04),
+        (0.0, 0.04, True, 0.04),
+    ],
+)
+def test_how_long_the_last_picture_stays(told, step, interlaced, expected):
+    assert last_picture_seconds(told, step, interlaced=interlaced) == expected

@@ -1,9 +1,9 @@
 """Two stretches of thumbnails: how one lies in the other, and how far they then agree.
 
-Shapes: T thumbnails, H x W thumbnail (24 x 32), P cells of a thumbnail.
+Shapes: B pairs, K windows of a pair, T thumbnails, H x W thumbnail (24 x 32), P cells of a thumbnail.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from railsformer.data.fingerprints import THUMBNAIL_RATE, THUMBNAIL_SIZE
 
-__all__ = ["CONTRAST", "LAG", "WHOLE", "Agreement", "Stretch", "Window", "agreement", "blur", "warp"]
+__all__ = ["CONTRAST", "LAG", "WHOLE", "Agreement", "Stretch", "Window", "agreements", "blur", "fit_windows", "warp"]
 
 LAG = THUMBNAIL_RATE  # the change that is compared is that over a second
 CONTRAST = 40.0  # every video is scaled so that its background varies by this many grey levels
@@ -20,6 +20,7 @@ _BLUR_PX = 1.5  # so that a crop's finer sampling does not count as a difference
 _STEPS = (0.04, 0.02, 0.01, 0.005, 0.0025)  # of the search for a crop, as shares of a side
 _LARGEST_CROP = 0.16
 _GOOD_FIT = 0.9998  # less than a grey level apart: no need to search on
+_POOR_FIT = 0.95  # of the backgrounds; 12 grey levels apart: no search for the shift brings them near
 
 
 @dataclass(frozen=True)
@@ -90,30 +91,35 @@ class Agreement:
     energy: float
 
 
-def agreement(first: Stretch, second: Stretch, *, start: Window, min_overlap: int, noise: float) -> Agreement:
-    """Find the crop and the shift in time at which two stretches agree best.
+def agreements(
+    pairs: Sequence[tuple[Stretch, Stretch]], *, starts: Sequence[Window], min_overlaps: Sequence[int], noise: float
+) -> list[Agreement]:
+    """Find the crop and the shift in time at which the two stretches of each pair agree best.
 
     Args:
-        first: One stretch.
-        second: The other.
-        start: Where to begin the search: the part of second's picture that first may show.
-        min_overlap: Least number of thumbnails that overlap.
+        pairs: Stretches; those of many pairs are searched at once, since numpy is slow on one small picture.
+        starts: Where to begin each search: the part of the second that the first may show.
+        min_overlaps: Least number of thumbnails that overlap, for each pair.
         noise: Mean square of motion that counts as none.
     """
-    window = _fit_window(first.background, second.background, start)
-    best: Agreement | None = None
+    windows, scores = fit_windows([(first.background, second.background) for first, second in pairs], starts)
+    best: list[Agreement | None] = [None] * len(pairs)
+    at = [int(index) for index in np.flatnonzero(scores >= _POOR_FIT)]
     for _ in range(2):  # what stands still is clearer once the shift is known, and the other way round
-        offset = _best_offset(first.motion, warp(second.motion, window)[0], min_overlap)
-        ours, theirs = _overlap(len(first.pictures), len(second.pictures), offset)
-        pictures = first.pictures[ours][first.valid[ours]], second.pictures[theirs][second.valid[theirs]]
-        if not len(pictures[0]) or not len(pictures[1]):
-            break
-        mean_first, mean_second = pictures[0].mean(axis=0), pictures[1].mean(axis=0)
-        window = _fit_window(mean_first, mean_second, window)
-        found = _measure(first, second, window, offset, noise)
-        found = replace(found, background=_correlation(mean_first, *warp(mean_second, window)))
-        best = found if best is None or found.motion + found.still > best.motion + best.still else best
-    return best or Agreement(0.0, 0.0, 0.0, 0.0, 0.0)
+        laid: dict[int, tuple[int, tuple[np.ndarray, np.ndarray]]] = {}
+        for index in at:
+            first, second = pairs[index]
+            offset = _best_offset(first.motion, warp(second.motion, windows[index])[0], min_overlaps[index])
+            if (means := _overlap_means(first, second, offset)) is not None:
+                laid[index] = offset, means
+        at = list(laid)
+        fitted, scores = fit_windows([means for _, means in laid.values()], [windows[index] for index in at])
+        for index, window, score in zip(at, fitted, scores, strict=True):
+            windows[index] = window
+            found = replace(_measure(*pairs[index], window, laid[index][0], noise), background=float(score))
+            old = best[index]
+            best[index] = found if old is None or found.motion + found.still > old.motion + old.still else old
+    return [found or Agreement(0.0, 0.0, 0.0, 0.0, 0.0) for found in best]
 
 
 def blur(pictures: np.ndarray) -> np.ndarray:
@@ -170,25 +176,39 @@ def _overlap(length: int, other: int, offset: int) -> tuple[slice, slice]:
     return slice(start, max(start, stop)), slice(start - offset, max(start, stop) - offset)
 
 
+def _overlap_means(first: Stretch, second: Stretch, offset: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean pictures of what overlaps and is not flat; None where there is none."""
+    ours, theirs = _overlap(len(first.pictures), len(second.pictures), offset)
+    pictures = first.pictures[ours][first.valid[ours]], second.pictures[theirs][second.valid[theirs]]
+    if not len(pictures[0]) or not len(pictures[1]):
+        return None
+    return pictures[0].mean(axis=0), pictures[1].mean(axis=0)
+
+
 def _best_offset(first: np.ndarray, second: np.ndarray, min_overlap: int) -> int:
     """Return the shift with the highest normalised correlation of motion."""
+    if not len(first) or not len(second):
+        return 0
     a, b = _pool(first), _pool(second)
-    products = a @ b.T
-    energies = (
-        np.concatenate([[0], np.cumsum((a * a).sum(axis=1))]),
-        np.concatenate([[0], np.cumsum((b * b).sum(axis=1))]),
-    )
     least = min(min_overlap, len(a), len(b))
-    best, best_score = 0, 1e-6  # without motion there is nothing to go by
-    for offset in range(least - len(b), len(a) - least + 1):
-        ours, theirs = _overlap(len(a), len(b), offset)
-        energy = (energies[0][ours.stop] - energies[0][ours.start]) * (
-            energies[1][theirs.stop] - energies[1][theirs.start]
-        )
-        score = float(np.trace(products, -offset)) / max(1e-6, float(energy)) ** 0.5
-        if score > best_score:
-            best, best_score = offset, score
-    return best
+    offsets = np.arange(least - len(b), len(a) - least + 1)
+    starts, stops = np.maximum(0, offsets), np.maximum(0, np.minimum(len(a), len(b) + offsets))
+    stops = np.maximum(starts, stops)
+    sums_first, sums_second = (np.concatenate([[0], np.cumsum((c * c).sum(axis=1))]) for c in (a, b))
+    energies = (sums_first[stops] - sums_first[starts]) * (
+        sums_second[stops - offsets] - sums_second[starts - offsets]
+    )
+    scores = _diagonal_sums(a @ b.T)[offsets + len(b) - 1] / np.sqrt(np.maximum(1e-6, energies))
+    best = int(scores.argmax())
+    return int(offsets[best]) if scores[best] > 1e-6 else 0  # without motion there is nothing to go by
+
+
+def _diagonal_sums(table: np.ndarray) -> np.ndarray:
+    """Sums over row - column = 1 - columns, …, rows - 1."""
+    rows, columns = table.shape
+    sheared = np.zeros((rows, rows + columns), dtype=table.dtype)
+    sheared[:, :columns] = table[:, ::-1]
+    return sheared.ravel()[:-rows].reshape(rows, rows + columns - 1).sum(axis=0)
 
 
 def _pool(motion: np.ndarray) -> np.ndarray:
@@ -198,42 +218,120 @@ def _pool(motion: np.ndarray) -> np.ndarray:
     return cells.reshape(len(motion), height * width // 4)
 
 
-def _fit_window(first: np.ndarray, second: np.ndarray, start: Window) -> Window:
-    """Search for the window of `second` that looks most like `first`, one edge at a time."""
-    best, best_score = start, _correlation(first, *warp(second, start))
-    if start != WHOLE and (whole_score := _correlation(first, *warp(second, WHOLE))) > best_score:
-        best, best_score = WHOLE, whole_score
+def fit_windows(
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]], starts: Sequence[Window]
+) -> tuple[list[Window], np.ndarray]:
+    """Search for the window of each second picture that looks most like the first, one edge at a time.
+
+    Args:
+        pictures: B pairs, each of shape (H, W).
+        starts: Where to begin.
+
+    Returns:
+        The windows and their normalised correlations, shape (B,).
+    """
+    if not pictures:
+        return [], np.empty(0)
+    search = _Search(np.stack([first for first, _ in pictures]), np.stack([second for _, second in pictures]))
+    every = np.arange(len(starts))
+    best = np.array([[window.left, window.right, window.top, window.bottom] for window in starts])
+    whole = np.tile([0.0, 1.0, 0.0, 1.0], (len(starts), 1))
+    scores, whole_scores = search.scores(every, best), search.scores(every, whole)
+    best = np.where((whole_scores > scores)[:, None], whole, best)
+    scores = np.maximum(whole_scores, scores)
     for step in _STEPS:
-        improved = best_score < _GOOD_FIT
-        while improved:
-            improved = False
-            for window in _neighbours(best, step):
-                score = _correlation(first, *warp(second, window))
-                if score > best_score + 1e-6:
-                    best, best_score, improved = window, score, True
-    return best
+        at = np.flatnonzero(scores < _GOOD_FIT)
+        while len(at):
+            windows, found = search.neighbours(at, best[at], step)
+            choice = found.argmax(axis=1)
+            found = np.take_along_axis(found, choice[:, None], axis=1)[:, 0]
+            better = found > scores[at] + 1e-6
+            at, choice = at[better], choice[better]
+            best[at], scores[at] = windows[better, choice], found[better]
+    return [Window(*map(float, edges)) for edges in best], scores
 
 
-def _neighbours(window: Window, step: float) -> Iterator[Window]:
-    for change in (step, -step):
-        moved = (
-            replace(window, left=window.left + change),
-            replace(window, right=window.right + change),
-            replace(window, top=window.top + change),
-            replace(window, bottom=window.bottom + change),
+class _Search:
+    """Pairs of pictures under many windows; edges are left, right, top, bottom.
+
+    Moving one edge leaves the sampling of the other direction as it is. So the pictures are sampled in that direction
+    once; then the sums that a correlation is made of follow from a few tables, without a picture for each window.
+    """
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        first = first - first.mean(axis=(1, 2), keepdims=True)  # sums of squares of levels around 0 lose no digits
+        second = second - second.mean(axis=(1, 2), keepdims=True)
+        self._first, self._second = first, second
+        self._first_turned = np.ascontiguousarray(first.transpose(0, 2, 1))
+        self._second_turned = np.ascontiguousarray(second.transpose(0, 2, 1))
+
+    def scores(self, at: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Correlate the pairs `at` under one window each, of shape (B, 4); return shape (B,)."""
+        return _line_scores(self._first[at], self._second[at], windows[:, 2:], windows[:, None, :2])[:, 0]
+
+    def neighbours(self, at: np.ndarray, windows: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return windows with one edge moved, shape (B, K, 4), and their correlations; -1 where that is too far."""
+        moved = windows[:, None] + step * np.concatenate([np.eye(4), -np.eye(4)])
+        scores = np.empty(moved.shape[:2])
+        across, along = [0, 1, 4, 5], [2, 3, 6, 7]
+        scores[:, across] = _line_scores(self._first[at], self._second[at], windows[:, 2:], moved[:, across, :2])
+        scores[:, along] = _line_scores(
+            self._first_turned[at], self._second_turned[at], windows[:, :2], moved[:, along, 2:]
         )
-        yield from (
-            other
-            for other in moved
-            if max(abs(other.left), abs(1 - other.right), abs(other.top), abs(1 - other.bottom)) <= _LARGEST_CROP
-        )
+        too_far = np.abs(moved - (0.0, 1.0, 0.0, 1.0)).max(axis=2) > _LARGEST_CROP
+        return moved, np.where(too_far, -1.0, scores)
 
 
-def _correlation(first: np.ndarray, second: np.ndarray, known: np.ndarray) -> float:
-    """Normalised correlation of two pictures where both are known."""
-    weight = known / known.sum()
-    a, b = first - (first * weight).sum(), second - (second * weight).sum()
-    return float((a * b * weight).sum() / max(1e-6, float((a * a * weight).sum() * (b * b * weight).sum()) ** 0.5))
+def _line_scores(first: np.ndarray, second: np.ndarray, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Correlate pictures where both are known, under windows that share their rows.
+
+    Args:
+        first: Shape (B, X, Y), mean near 0.
+        second: Likewise.
+        fixed: First and last row, as shares, shape (B, 2).
+        moving: First and last column of each window, shape (B, K, 2).
+
+    Returns:
+        Normalised correlations, shape (B, K).
+    """
+    pairs, height, width = first.shape
+    low, share, known_rows = _taps(height, fixed)
+    each = np.arange(pairs)[:, None]
+    half = second[each, low] * ((1 - share) * known_rows)[..., None]
+    half += second[each, low + 1] * (share * known_rows)[..., None]
+    column, b, known = _taps(width, moving)
+    a, b = (1 - b) * known, b * known
+    place = each[..., None] * width + column  # of a column in tables of shape (B, Y)
+    sums, squares = half.sum(axis=1).ravel(), (half * half).sum(axis=1).ravel()
+    products = (half * np.roll(half, -1, axis=2)).sum(axis=1).ravel()
+    crossed = (first.transpose(0, 2, 1) @ half).ravel()  # every column of the first by every column of the second
+    cross_place = (each * width + np.arange(width))[:, None] * width + column
+    second_sum = (a * sums[place] + b * sums[place + 1]).sum(axis=2)
+    second_square = a * a * squares[place] + 2 * a * b * products[place] + b * b * squares[place + 1]
+    product = (a * crossed[cross_place] + b * crossed[cross_place + 1]).sum(axis=2)
+    first_sum, first_square = (
+        (known @ (known_rows[:, None] @ values).transpose(0, 2, 1))[..., 0] for values in (first, first * first)
+    )
+    cells = known_rows.sum(axis=1)[:, None] * known.sum(axis=2)
+    covariance = product / cells - first_sum * second_sum / cells**2
+    variances = (first_square / cells - (first_sum / cells) ** 2) * (
+        second_square.sum(axis=2) / cells - (second_sum / cells) ** 2
+    )
+    return covariance / np.maximum(1e-6, np.sqrt(np.maximum(0, variances)))
+
+
+def _taps(side: int, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bilinear sampling of intervals (…, 2) at `side` places each.
+
+    Returns:
+        The lower of two neighbours, the share of the upper one, and which places are inside, shape (…, side).
+    """
+    start, stop = ends[..., :1], ends[..., 1:]
+    places = (start + (np.arange(side) + 0.5) / side * (stop - start)) * side - 0.5
+    known = (places >= -0.5) & (places <= side - 0.5)
+    places = np.clip(places, 0, side - 1)
+    low = np.minimum(places.astype(int), side - 2)
+    return low, (places - low).astype(np.float32), known.astype(np.float32)
 
 
 def _without_light(motion: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -256,11 +354,8 @@ def _blur_matrix(side: int) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def _sampling_matrix(side: int, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear sampling of [start, stop] at `side` places, shape (side, side), and which places are inside."""
-    places = (start + (np.arange(side) + 0.5) / side * (stop - start)) * side - 0.5
-    known = (places >= -0.5) & (places <= side - 0.5)
-    places = np.clip(places, 0, side - 1)
-    low = np.minimum(places.astype(int), side - 2)
+    low, share, known = _taps(side, np.array([start, stop]))
     weights = np.zeros((side, side), dtype=np.float32)
-    weights[np.arange(side), low] = 1 - (places - low)
-    weights[np.arange(side), low + 1] = places - low
-    return weights * known[:, None], known.astype(np.float32)
+    weights[np.arange(side), low] = 1 - share
+    weights[np.arange(side), low + 1] = share
+    return weights * known[:, None], known

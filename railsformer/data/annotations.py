@@ -14,26 +14,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from railsformer.data.segments import (
-    STORED_SUFFIXES,
+    READ_SUFFIXES,
     Annotations,
     Segment,
-    check_segment_ends,
     check_segments,
     is_printable,
     printable,
-    stored_name,
 )
 from railsformer.data.tables import Table, parse_seconds, parse_split, read_table
 
-__all__ = [
-    "STORED_SUFFIXES",
-    "Annotations",
-    "Segment",
-    "check_segment_ends",
-    "read_annotations",
-    "read_segments",
-    "stored_name",
-]
+__all__ = ["read_annotations", "read_segments"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +43,7 @@ _OTHER_NAMES = {
 _MISNAMED_TIME = re.compile(r"(?:t_?)?(start|end)_?(?:s|sec|secs|second|seconds)?", re.IGNORECASE)
 _MAYBE_TIME = re.compile(r"(start|end|begin|stop)_?(time|times|frame|frames|ms)", re.IGNORECASE)
 _MANY_FILES = 5_000
+_KINDS_READ = " ".join(sorted(READ_SUFFIXES))
 
 
 def read_annotations(
@@ -69,11 +60,12 @@ def read_annotations(
         source: Folder of videos. Without a table its folders are the labels: `SOURCE/<label>/**/*.mp4`, or, where the
             first folders are all called train, validation or test, `SOURCE/<split>/<label>/**/*.mp4`.
         annotations: Table (CSV, JSON lines, Parquet) with file_name, relative to `source`, and label; start_seconds
-            and end_seconds, either of which may be empty, and split are optional; other columns are carried. Or an
-            mmaction2 list (.txt) of `path label_index` lines.
+            and end_seconds, either of which may be empty, group and split are optional; other columns are carried. Or
+            an mmaction2 list (.txt) of `path label_index` lines.
         label_names: For a list: text file with one label name a line; None means labels.txt or label_map.txt beside
             the list.
-        group_by: A column of the table, else the word `folder` (the file's folder; with class folders the first one
+        group_by: None means the table's column `group` if it is filled, else that every file is its own group. A
+            column of the table, else the word `folder` (the file's folder; with class folders the first one
             below the label), else a regular expression with one capture group, searched in the relative path.
         allow_outside: Whether the table may name files outside `source`.
 
@@ -91,14 +83,12 @@ def read_annotations(
     if annotations is None:
         if label_names is not None:
             raise ValueError("label_names goes with a list of paths and label indices; give it with --annotations")
-        found = _find_videos(source, on_error=_refuse_folder)
+        found, others = _find_videos(source, on_error=_refuse_folder)
         if not found:
-            raise ValueError(
-                f"source {source} holds no videos (looked for {' '.join(STORED_SUFFIXES)} in all its folders)"
-            )
-        return _read_class_folders(source, found, group_by)
+            raise ValueError(f"source {source} holds no videos (looked for {_KINDS_READ} in all its folders)")
+        return _read_class_folders(source, found, others, group_by)
     table = read_table(annotations, label_names=label_names)
-    files = _SourceFiles(source, _find_videos(source, on_error=_pass_folder), allow_outside)
+    files = _SourceFiles(source, _find_videos(source, on_error=_pass_folder)[0], allow_outside)
     read = read_segments(table, locate=files.locate, group_by=group_by)
     named = {segment.file_name for segment in read.segments}
     left_out = tuple(name for name in files.found if name not in named)
@@ -118,6 +108,8 @@ def read_segments(table: Table, *, locate: Locate, group_by: str | None = None) 
         FileNotFoundError: If a file is missing.
         ValueError: If a row is not as described.
     """
+    if group_by is None and any(cells.get("group", "").strip() for _, cells in table.rows):
+        group_by = "group"
     _check_header(table, group_by)
     if not table.rows:
         raise ValueError(f"{table.name} has a header but no rows; add one row for each video")
@@ -133,7 +125,9 @@ def read_segments(table: Table, *, locate: Locate, group_by: str | None = None) 
             located[cell] = locate(cell, where)
         name, path = located[cell]
         if by_path is None and not cells[group_by or ""].strip():
-            raise ValueError(f"{where}: column '{group_by}' is empty for {name}; --group_by needs it filled in")
+            raise ValueError(
+                f"{where}: column '{group_by}' is empty for {name}; it is what groups go by: fill in every row"
+            )
         start, end = _read_times(table, cells, where)
         try:
             segment = Segment(
@@ -181,10 +175,8 @@ class _SourceFiles:
             name = self._outside_name(name, cell, where)
         if not os.path.isfile(os.path.join(self.folder, name)):
             name = self._other_spelling(name, cell, where)
-        if PurePosixPath(name).suffix.lower() not in STORED_SUFFIXES:
-            raise ValueError(
-                f"{where}: {cell} is none of the kinds that are read: {' '.join(STORED_SUFFIXES)}; convert it"
-            )
+        if PurePosixPath(name).suffix.lower() not in READ_SUFFIXES:
+            raise ValueError(f"{where}: {cell} is none of the kinds that are read: {_KINDS_READ}; convert it")
         return name, self.folder / name
 
     def _outside_name(self, name: str, cell: str, where: str) -> str:
@@ -231,9 +223,14 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _find_videos(source: Path, *, on_error: Callable[[OSError], None]) -> list[str]:
-    """Return relative paths of the videos; hidden files are none (macOS leaves `._clip.mp4` beside `clip.mp4`)."""
-    found, seen = [], set()
+def _find_videos(source: Path, *, on_error: Callable[[OSError], None]) -> tuple[list[str], list[str]]:
+    """Return relative paths of the videos and of the other files, by their suffixes.
+
+    Hidden files are neither (macOS leaves `._clip.mp4` beside `clip.mp4`).
+    """
+    found: list[str] = []
+    others: list[str] = []
+    seen = set()
     for folder, folders, files in os.walk(source, followlinks=True, onerror=on_error):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
@@ -241,9 +238,10 @@ def _find_videos(source: Path, *, on_error: Callable[[OSError], None]) -> list[s
             continue
         seen.add(real)
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in STORED_SUFFIXES:
-                found.append((Path(folder) / name).relative_to(source).as_posix())
-    return sorted(found)
+            if not name.startswith("."):
+                kind = found if Path(name).suffix.lower() in READ_SUFFIXES else others
+                kind.append((Path(folder) / name).relative_to(source).as_posix())
+    return sorted(found), sorted(others)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -258,12 +256,19 @@ def _pass_folder(error: OSError) -> None:
     logger.warning("folder %s cannot be read (%s): unlisted", printable(str(error.filename)), error.strerror)
 
 
-def _read_class_folders(source: Path, found: list[str], group_by: str | None) -> Annotations:
-    parts = {name: PurePosixPath(name).parts for name in found}
+def _read_class_folders(source: Path, found: list[str], others: list[str], group_by: str | None) -> Annotations:
+    parts = {name: PurePosixPath(name).parts for name in [*found, *others]}
     with_splits = _are_splits({parts[name][0] for name in found if len(parts[name]) > 1})
     depth = 1 if with_splits else 0
-    labelled = [name for name in found if len(parts[name]) > depth + 1]
-    left_out = tuple(name for name in found if len(parts[name]) <= depth + 1)
+    unnamable = tuple(name for name in found if not is_printable(name))
+    labelled = [name for name in found if len(parts[name]) > depth + 1 and is_printable(name)]
+    homeless = tuple(name for name in found if len(parts[name]) <= depth + 1 and is_printable(name))
+    _log_left_out(unnamable, "the names hold control characters, line breaks or bytes that are not UTF-8; rename them")
+    if not labelled and unnamable:
+        raise ValueError(
+            f"source {source} holds no video whose name can be used (first {printable(unnamable[0])}); rename them "
+            "without control characters, line breaks and bytes that are not UTF-8"
+        )
     if not labelled:
         raise ValueError(
             f"source {source} holds videos but no class folders; sort them into {source.name}/<label>/ or give a "
@@ -282,8 +287,10 @@ def _read_class_folders(source: Path, found: list[str], group_by: str | None) ->
         segments.append(
             Segment(path=path, file_name=name, label=parts[name][depth], group=find_group(name), split=split)
         )
-    _log_left_out(left_out, "they lie in no class folder")
-    read = Annotations(segments, group_by=group_by, left_out=left_out)
+    _log_left_out(homeless, "they lie in no class folder")
+    strange = tuple(name for name in others if len(parts[name]) > depth + 1)
+    _log_left_out(strange, "by their suffixes they are none of the kinds that are read", what="other file(s)")
+    read = Annotations(segments, group_by=group_by, left_out=tuple(sorted((*homeless, *unnamable))))
     check_segments(read)
     return read
 
@@ -337,10 +344,10 @@ def _check_header(table: Table, group_by: str | None) -> None:
             table.name,
             ", ".join(maybe_times),
         )
-    if "group" in header and group_by != "group":
+    if "group" in header and group_by not in (None, "group"):
         raise ValueError(
-            f"{where}: column 'group' is there but --group_by is {group_by or 'not given'}; "
-            "say --group_by group, or rename the column"
+            f"{where}: column 'group' is there but --group_by is {group_by}; leave --group_by out to go by that "
+            "column, or rename it"
         )
     if group_by in (*_REQUIRED_COLUMNS, *_TIME_COLUMNS, "split"):
         raise ValueError(f"--group_by {group_by}: name a recording or camera column, or leave it out to split by file")
@@ -441,6 +448,6 @@ def _first_folder_below_label(name: str, *, depth: int) -> str:
     return parts[depth + 1]
 
 
-def _log_left_out(left_out: tuple[str, ...], reason: str) -> None:
+def _log_left_out(left_out: tuple[str, ...], reason: str, *, what: str = "video(s)") -> None:
     if left_out:
-        logger.warning("%d video(s) left out, first %s: %s", len(left_out), printable(left_out[0]), reason)
+        logger.warning("%d %s left out, first %s: %s", len(left_out), what, printable(left_out[0]), reason)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from railsformer.data.annotations import Annotations, check_segment_ends, read_annotations
+from railsformer.data.annotations import read_annotations
 from railsformer.data.audit import Audit, audit_split, check_labels_of_copies
 from railsformer.data.copies import Copies, find_copies
 from railsformer.data.dataset_card import BuildSummary, dataset_card
@@ -26,7 +26,7 @@ from railsformer.data.metadata import StoredRow, column_dtypes, dataset_fingerpr
 from railsformer.data.probe import VideoFacts, VideoLimits, probe_videos
 from railsformer.data.proxies import PROXY_PRESETS, ProxySettings
 from railsformer.data.quarantine import Quarantine, write_probe_table, write_quarantine
-from railsformer.data.segments import Segment
+from railsformer.data.segments import Annotations, Segment, check_segment_ends
 from railsformer.data.split_plan import SplitPlan, plan_split
 from railsformer.data.splits import SPLITS, SplitBy, count_labels, describe_split
 from railsformer.data.store import encode_segments, name_rows, put_in_place
@@ -104,6 +104,7 @@ def build_dataset(
     """
     output_dir = Path(output_dir)
     _check_choices(split=(split, ("group", "random")), on_bad=(on_bad, ("fail", "drop", "salvage")))
+    _check_positive(num_workers=num_workers, max_proxy_bytes=max_proxy_bytes)
     _check_place(output_dir, Path(source))
     plan = partial(_plan, split=split, ratios=splits, seed=seed, test=test_groups, validation=validation_groups)
     work = _Work(
@@ -138,9 +139,10 @@ def build_dataset(
             ratios=splits,
             seed=seed,
         )
+        _warn_of_label_conflicts(audit)
         settings = {
             "split": split,
-            "group_by": group_by,
+            "group_by": kept.group_by,
             "splits": list(splits),
             "test_groups": list(test_groups),
             "validation_groups": list(validation_groups),
@@ -210,6 +212,8 @@ class _Work:
             [_segment_of_file(segment) for segment in found.segments],
             record=parts / "fingerprints",
             salvage=self.salvage,
+            timeout_seconds=self.limits.timeout_seconds,
+            max_pixels=self.limits.max_pixels,
             **options,
         )
         found, prints = self._keep(found, fingerprints)
@@ -219,6 +223,8 @@ class _Work:
             found.segments,
             parts / "videos",
             proxy=self.proxy,
+            facts=facts,
+            limits=self.limits,
             salvage=self.salvage,
             limit_bytes=self.limit_bytes,
             **options,
@@ -239,8 +245,10 @@ class _Work:
                 bad, num_files=len({segment.file_name for segment in found.segments}), source=self.source
             )
         for label in sorted({segment.label for segment, _ in bad} - {segment.label for segment, _ in good}):
+            first, error = next((segment, error) for segment, error in bad if segment.label == label)
             raise ValueError(
-                f"label '{label}' has no video left: none of its files can be read; repair them or remove it"
+                f"label '{label}' has no video left: none of its files can be read (first {first.name}: "
+                f"{error.reason}); repair them or remove the label"
             )
         if bad:
             logger.warning("%d of %d videos left out: they cannot be read", len(bad), len(pairs))
@@ -271,8 +279,12 @@ def _segment_of_file(segment: Segment) -> SegmentOfFile:
 def _read_source(
     source: str | Path, folder: Path, *, annotations: str | Path | None, group_by: str | None, **options: Any
 ) -> Annotations:
-    """Read a folder of videos, or a Hub dataset where there is no such folder and the name could be one."""
-    is_hub = not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
+    """Read a folder of videos, or a Hub dataset: a folder of that layout, or a name where there is no such folder."""
+    path = Path(source)
+    if path.is_dir():
+        is_hub = (path / "README.md").is_file() and any(path.glob("data/*/metadata.*"))
+    else:
+        is_hub = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
     if is_hub and annotations is None:
         return read_hub_annotations(str(source), folder=folder, group_by=group_by)
     return read_annotations(source, annotations=annotations, group_by=group_by, **options)
@@ -315,8 +327,23 @@ def _plan(
 def _split_kind(found: Annotations, split: SplitBy) -> str:
     kind = describe_split(split=split, group_by=found.group_by, num_groups=len(set(found.groups)))
     sides = {segment.split for segment in found.segments} - {None}
-    given = [side for side in SPLITS if side in sides]
-    return f"{kind}; {' and '.join(given)} as the annotations say" if len(given) > 1 else kind
+    if len(sides) < 2:
+        return kind
+    given = " and ".join(side for side in SPLITS if side in sides)
+    drawn = "".join(f"; {side} drawn from train" for side in SPLITS if side not in sides)
+    return f"{kind}; {given} as the annotations say{drawn}"
+
+
+def _warn_of_label_conflicts(audit: Audit) -> None:
+    if audit.label_conflicts:
+        pair = audit.copies.near[audit.label_conflicts[0]]
+        logger.warning(
+            "%d pair(s) of near copies have two labels (first %s and %s); look at them, see label_conflicts in "
+            "audit.json",
+            len(audit.label_conflicts),
+            audit.names[pair.first],
+            audit.names[pair.second],
+        )
 
 
 def _store(
@@ -336,6 +363,12 @@ def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
     for name, (value, expected) in choices.items():
         if value not in expected:
             raise ValueError(f"{name} must be one of {', '.join(expected)}, got {value}")
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}; leave it out for the default")
 
 
 def _check_place(output_dir: Path, source: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import datasets
 import numpy as np
@@ -29,11 +29,14 @@ from railsformer.data.transforms import (
 from railsformer.data.video import VideoDecodeError, read_frames
 
 __all__ = [
+    "LOST_LABEL",
     "ClipDataset",
     "FrameOrder",
     "LoaderMemory",
+    "LostClip",
     "VideoDataset",
     "collate_clips",
+    "collate_training_clips",
     "load_video_dataset",
     "measure_loader_memory",
     "video_file",
@@ -41,6 +44,8 @@ __all__ = [
 
 # How the frames of a clip are shown: as they are, or the middle one in every place, which leaves no motion at all.
 FrameOrder = Literal["forwards", "middle"]
+# The label of a clip that could not be read: losses leave it out, as torch's do with this number.
+LOST_LABEL = -100
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +165,20 @@ def _dataset_facts(name: str | Path) -> dict[str, Any]:
         return {}
 
 
+class LostClip(NamedTuple):
+    """A training clip that could not be read.
+
+    Args:
+        video_index: Row of its video.
+        file: The file.
+        reason: What is wrong with it.
+    """
+
+    video_index: int
+    file: str
+    reason: str
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Clips of one split, decoded on demand.
 
@@ -177,9 +196,11 @@ class ClipDataset(torch.utils.data.Dataset):
         num_crops: Crops of an evaluation clip: 1, the centre, or 3 along the long side. One index is one clip with all
             of its crops, so that it is decoded once.
         frame_order: How the frames of an evaluation clip are shown.
+        keep_lost: A training clip that cannot be read keeps its place, black, with LOST_LABEL and an entry `lost` (a
+            `LostClip`): it costs itself and not the run. Evaluation always raises: it drops no video in silence.
 
     Raises:
-        ValueError: If num_clips < 1, or num_crops is neither 1 nor 3.
+        ValueError: If num_clips < 1, or num_crops is neither 1 nor 3, or lost clips are to be kept in evaluation.
     """
 
     def __init__(
@@ -193,11 +214,14 @@ class ClipDataset(torch.utils.data.Dataset):
         num_clips: int = 1,
         num_crops: int = 1,
         frame_order: FrameOrder = "forwards",
+        keep_lost: bool = False,
     ) -> None:
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, got {num_clips}")
         if num_crops not in (1, 3):
             raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+        if keep_lost and augmentation is None:
+            raise ValueError("keep_lost is for training clips; evaluation names a video that it cannot read")
         self.rows = rows
         self.labels: list[int] = list(rows["label"])
         self.sampling = sampling
@@ -207,6 +231,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.num_clips = 1 if augmentation else num_clips
         self.num_crops = 1 if augmentation else num_crops
         self.frame_order = frame_order
+        self.keep_lost = keep_lost
         # Shared memory: workers that live longer than an epoch see it move on.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
@@ -233,6 +258,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
         Raises:
             IndexError: If the index is negative, or there is no such evaluation clip.
+            FileNotFoundError: If the video is gone.
             VideoDecodeError: If the video cannot be read; it is never replaced by another one.
         """
         if index < 0 or (index >= len(self) and not self.augmentation):
@@ -244,17 +270,39 @@ class ClipDataset(torch.utils.data.Dataset):
             draw = 0
             video_index, clip = divmod(index, self.num_clips)
         row = self.rows[video_index]
+        try:
+            pixel_values = self._pixels(row, video_index, clip, draw)
+        except (VideoDecodeError, FileNotFoundError) as error:
+            if not self.keep_lost:
+                raise
+            return self._lost(row, video_index, error)
+        return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
+
+    def file_of(self, video_index: int) -> str:
+        """The file of a row, for messages."""
+        return _file_name(self.rows[video_index]["video"], index=video_index)
+
+    def _pixels(self, row: Mapping[str, Any], video_index: int, clip: int, draw: int) -> torch.Tensor:
         rng = np.random.default_rng([self.seed, self.epoch, video_index, draw])
         with video_file(row["video"], index=video_index) as path:
             frames = read_frames(path, self._times(row, path, clip, rng))
         if self.augmentation:
-            pixel_values = training_pixels(frames, self.pixels, self.augmentation, rng)
-        else:
-            if self.frame_order == "middle":
-                frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
-            pixels_of = evaluation_pixels if self.num_crops == 1 else evaluation_crops
-            pixel_values = pixels_of(frames, self.pixels)
-        return {"pixel_values": pixel_values, "labels": row["label"], "video_index": video_index}
+            return training_pixels(frames, self.pixels, self.augmentation, rng)
+        if self.frame_order == "middle":
+            frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
+        pixels_of = evaluation_pixels if self.num_crops == 1 else evaluation_crops
+        return pixels_of(frames, self.pixels)
+
+    def _lost(self, row: Mapping[str, Any], video_index: int, error: Exception) -> dict[str, Any]:
+        """The place of a clip that cannot be read."""
+        side = self.pixels.crop_px
+        lost = LostClip(
+            video_index=video_index,
+            file=_file_name(row["video"], index=video_index),
+            reason=error.reason if isinstance(error, VideoDecodeError) else "no such video file",
+        )
+        pixel_values = torch.zeros(self.sampling.num_frames, 3, side, side)
+        return {"pixel_values": pixel_values, "labels": LOST_LABEL, "video_index": video_index, "lost": lost}
 
     def _times(self, row: Mapping[str, Any], path: Path, clip: int, rng: np.random.Generator) -> np.ndarray:
         """Instants of a clip. A segment is a file of its own, so they count from the file's first picture."""
@@ -279,8 +327,11 @@ def video_file(video: Mapping[str, Any], *, index: int) -> Iterator[Path]:
         try:
             yield Path(file.name)
         except VideoDecodeError as error:
-            name = video.get("path") or f"video of row {index}"
-            raise VideoDecodeError(name, error.reason, error.reason_class) from error
+            raise VideoDecodeError(_file_name(video, index=index), error.reason, error.reason_class) from error
+
+
+def _file_name(video: Mapping[str, Any], *, index: int) -> str:
+    return str(video.get("path") or f"video of row {index}")
 
 
 def collate_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -289,6 +340,19 @@ def collate_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]
         # In a worker this stacks straight into shared memory: no second copy, and no holes in the worker's heap.
         "pixel_values": torch.utils.data.default_collate([clip["pixel_values"] for clip in clips]),
         "labels": torch.tensor([clip["labels"] for clip in clips], dtype=torch.long),
+    }
+
+
+def collate_training_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `collate_clips`, with `video_index` (a list, one a clip) and `lost` (a list of `LostClip`).
+
+    A lost clip keeps its place under LOST_LABEL: batches keep their shape, and a process whose every clip is lost
+    still takes part in what processes do together.
+    """
+    return {
+        **collate_clips(clips),
+        "video_index": [clip["video_index"] for clip in clips],
+        "lost": [clip["lost"] for clip in clips if "lost" in clip],
     }
 
 

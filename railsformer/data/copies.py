@@ -3,7 +3,8 @@
 A fixed camera makes all of its videos look alike, so near copies are told by what differs from the camera's own
 background. Two videos are near copies if, at some crop and some shift in time, what stands still agrees closely and
 what moves (the change over a second, which holds no background) agrees almost wholly. Where hardly anything moves,
-what stands still must agree to about a grey level: then nobody could tell the two apart. Flat and black pictures are
+what stands still must agree to about a grey level: then nobody could tell the two apart. Of videos that hardly move,
+finer backgrounds are compared too, after a crop and a change of brightness were undone. Flat and black pictures are
 not compared.
 
 How many copies are found, by kind, and how many pairs are flagged falsely: docs/leak_audit.md.
@@ -14,11 +15,13 @@ Shapes: N stretches, T thumbnails, H x W thumbnail (24 x 32), P coarse cells, F 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
-from railsformer.data.alignment import CONTRAST, WHOLE, Agreement, Stretch, Window, agreement, warp
+from railsformer.data.alignment import CONTRAST, WHOLE, Agreement, Stretch, Window, agreements, warp
 from railsformer.data.fingerprints import THUMBNAIL_RATE, THUMBNAIL_SIZE, Fingerprint
+from railsformer.data.tone_fit import ToneFit, equalised, fit_tones
 
 __all__ = ["Copies", "NearCopy", "find_copies"]
 
@@ -32,6 +35,14 @@ _SAME_STILLNESS = 0.95
 _NOISE_ENERGY = 4.0  # motion that counts as none beside _SAME_STILLNESS
 _LEVELS_MOVING = 5.0  # of CONTRAST, by which what stands still may differ if the motion agrees
 _LEVELS_STILL = 1.0  # and if nothing moves
+# Finer backgrounds of videos that hardly move. Other moments of a fixed camera show the whole of each other, so a crop
+# that fits is evidence by itself.
+_FINE_LEVELS_WHOLE = 3.3
+_FINE_LEVELS_CROPPED = 6.5
+_NEXT_BEST = 1.6  # times the levels of the best whole of a crop: others show other moments of its scene
+_QUIET_ENERGY = 0.1  # less motion may differ
+_CANDIDATE_RANKS = 0.955  # correlation
+_MAX_RANKED = 30  # candidates of a video by these ranks
 _MIN_OVERLAP = 2 * THUMBNAIL_RATE  # thumbnails
 # The search for candidates is coarse, so its limits are loose.
 _CANDIDATE_MOTION = 0.6
@@ -42,6 +53,8 @@ _MAX_CANDIDATES = 30  # a stretch
 _LONGEST_STRETCH = 64 * THUMBNAIL_RATE  # longer videos are cut into parts that overlap by half
 _LONGEST_HOLD = 5 * THUMBNAIL_RATE  # thumbnails without a new picture, after which a stretch ends
 _BLOCK = 16  # rows of all-pairs tables at a time
+_BATCH = 128  # pairs that are aligned at a time
+_CACHE_BYTES = 2**28
 _CROPS = (
     WHOLE,
     Window(0.05, 0.95, 0.05, 0.95),
@@ -123,8 +136,11 @@ def find_copies(fingerprints: Sequence[Fingerprint]) -> Copies:
     clusters = list(by_hash.values())
     pieces = [piece for cluster in clusters for piece in _cut(fingerprints[cluster[0]], cluster[0])]
     still = {cluster[0] for cluster in clusters} - {piece.video for piece in pieces if piece.energy >= _WEAK_ENERGY}
+    pairs = _near_copies(pieces, fingerprints)
+    known = {(pair.first, pair.second) for pair in pairs}
+    pairs += [pair for pair in _still_copies(pieces, fingerprints) if (pair.first, pair.second) not in known]
     near: list[NearCopy] = []
-    for pair in _near_copies(pieces, fingerprints):
+    for pair in pairs:
         first, second = by_hash[fingerprints[pair.first].exact_hash], by_hash[fingerprints[pair.second].exact_hash]
         near += [_ordered(a, b, pair.similarity, pair.offset_seconds, pair.still) for a in first for b in second]
     return Copies(
@@ -188,7 +204,10 @@ def _signature(motion: np.ndarray) -> np.ndarray:
 def _near_copies(pieces: Sequence[_Piece], fingerprints: Sequence[Fingerprint]) -> list[NearCopy]:
     """Return the best near copy of each pair of videos."""
 
-    @lru_cache(maxsize=512)
+    longest = max((len(piece.source) for piece in pieces), default=1)
+    stretch_bytes = 2 * 4 * longest * THUMBNAIL_SIZE[0] * THUMBNAIL_SIZE[1]
+
+    @lru_cache(maxsize=_CACHE_BYTES // stretch_bytes)
     def stretch(index: int) -> Stretch:
         piece = pieces[index]
         made = Stretch.of(fingerprints[piece.video].thumbnails[piece.source])
@@ -196,21 +215,34 @@ def _near_copies(pieces: Sequence[_Piece], fingerprints: Sequence[Fingerprint]) 
         return made
 
     found: dict[tuple[int, int], NearCopy] = {}
-    for first, second, start in _candidates(pieces):
-        one, other = pieces[first], pieces[second]
-        # In a short overlap other moments agree by chance: trains pass much alike.
-        least = max(_MIN_OVERLAP, min(len(one.source), len(other.source)) // 2)
-        result = agreement(stretch(first), stretch(second), start=start, min_overlap=least, noise=_NOISE_ENERGY)
-        if not _is_copy(result):
-            continue
-        still = _is_still(result)
-        similarity = result.background if still else result.motion
-        offset = 0.0 if still else (one.first - other.first + result.offset) / THUMBNAIL_RATE
-        pair = _ordered(one.video, other.video, min(1.0, similarity), offset, still)
-        key = (pair.first, pair.second)
-        if key not in found or found[key].similarity < pair.similarity:
-            found[key] = pair
+    candidates = _candidates(pieces)
+    while batch := list(islice(candidates, _BATCH)):
+        results = agreements(
+            [(stretch(first), stretch(second)) for first, second, _ in batch],
+            starts=[start for _, _, start in batch],
+            min_overlaps=[_least_overlap(pieces[first], pieces[second]) for first, second, _ in batch],
+            noise=_NOISE_ENERGY,
+        )
+        for (first, second, _), result in zip(batch, results, strict=True):
+            if not _is_copy(result):
+                continue
+            pair = _near_copy(pieces[first], pieces[second], result)
+            key = (pair.first, pair.second)
+            if key not in found or found[key].similarity < pair.similarity:
+                found[key] = pair
     return list(found.values())
+
+
+def _least_overlap(one: _Piece, other: _Piece) -> int:
+    """In a short overlap other moments agree by chance: trains pass much alike."""
+    return max(_MIN_OVERLAP, min(len(one.source), len(other.source)) // 2)
+
+
+def _near_copy(one: _Piece, other: _Piece, result: Agreement) -> NearCopy:
+    still = _is_still(result)
+    similarity = result.background if still else result.motion
+    offset = 0.0 if still else (one.first - other.first + result.offset) / THUMBNAIL_RATE
+    return _ordered(one.video, other.video, min(1.0, similarity), offset, still)
 
 
 def _is_copy(result: Agreement) -> bool:
@@ -232,11 +264,70 @@ def _levels(correlation: float) -> float:
     return CONTRAST * max(0.0, 1 - max(0.0, correlation) ** 2) ** 0.5
 
 
+def _still_copies(pieces: Sequence[_Piece], fingerprints: Sequence[Fingerprint]) -> list[NearCopy]:
+    """Return pairs that hardly move and whose finer backgrounds are the same but for a crop and the light."""
+    moving = {piece.video for piece in pieces if piece.energy >= _STRONG_ENERGY}
+    quiet = np.array(sorted({piece.video for piece in pieces} - moving), dtype=int)
+    if len(quiet) < 2:
+        return []
+    backgrounds = np.stack([fingerprints[video].background for video in quiet])
+    pairs = _ranked_pairs(backgrounds)
+    fits = fit_tones(
+        backgrounds,
+        [(first, second) for first, second, _ in pairs],
+        [window for _, _, window in pairs],
+        least_likeness=_CANDIDATE_RANKS,
+    )
+    best: dict[int, float] = {}
+    for pair, fit in zip(pairs, fits, strict=True):
+        if fit is not None and not fit.is_whole:
+            best[_crop_of(pair, fit)] = min(fit.levels, best.get(_crop_of(pair, fit), np.inf))
+    energies = {piece.video: piece.energy for piece in sorted(pieces, key=lambda piece: piece.energy)}
+    found = []
+    for pair, fit in zip(pairs, fits, strict=True):
+        if fit is None or fit.levels > (_FINE_LEVELS_WHOLE if fit.is_whole else _FINE_LEVELS_CROPPED):
+            continue
+        first, second = (int(quiet[side]) for side in pair[:2])
+        nearer = not fit.is_whole and fit.levels > _NEXT_BEST * best[_crop_of(pair, fit)]
+        if not nearer and _may_be_same_moment(energies[first], energies[second], fit):
+            found.append(_ordered(first, second, (1 - (fit.levels / CONTRAST) ** 2) ** 0.5, 0.0, True))
+    return found
+
+
+def _crop_of(pair: tuple[int, int, Window], fit: ToneFit) -> int:
+    """Return which of the pair shows a part of the other."""
+    window = fit.window
+    return pair[0] if (window.right - window.left) * (window.bottom - window.top) < 1 else pair[1]
+
+
+def _may_be_same_moment(energy: float, other: float, fit: ToneFit) -> bool:
+    """Tell whether two videos move about as little; somebody walks in one of them otherwise."""
+    low, high = sorted((energy, other))
+    return high < _QUIET_ENERGY or (low >= high / 3 and (high < _STRONG_ENERGY / 2 or not fit.is_whole))
+
+
+def _ranked_pairs(backgrounds: np.ndarray) -> list[tuple[int, int, Window]]:
+    """Return pairs of backgrounds that may be the same, and the part of the second that the first may show."""
+    looks = _Looks(np.stack([equalised(backgrounds, window).reshape(len(backgrounds), -1) for window in _CROPS]))
+    found: dict[tuple[int, int], Window] = {}
+    for begin in range(0, len(backgrounds), _BLOCK):
+        rows = np.arange(begin, min(begin + _BLOCK, len(backgrounds)))
+        likeness, crop = looks.rows(rows)
+        likeness[np.arange(len(rows)), rows] = -np.inf
+        for row, scores in zip(rows, likeness, strict=True):
+            for other in np.argsort(-scores, kind="stable")[:_MAX_RANKED]:
+                if scores[other] < _CANDIDATE_RANKS:
+                    break
+                if (int(other), int(row)) not in found:
+                    found[int(row), int(other)] = looks.window(int(crop[row - begin, other]))
+    return [(first, second, window) for (first, second), window in found.items()]
+
+
 def _candidates(pieces: Sequence[_Piece]) -> Iterator[tuple[int, int, Window]]:
     """Yield pairs that may be copies, and the part of the second that the first may show."""
     if not pieces:
         return
-    looks, crops = _Looks(pieces), _Motions(pieces)
+    looks, crops = _Looks(_cropped(np.stack([piece.background for piece in pieces]))), _Motions(pieces)
     energy = np.array([piece.energy for piece in pieces])
     video = np.array([piece.video for piece in pieces])
     seen: set[tuple[int, int]] = set()
@@ -263,9 +354,8 @@ def _candidates(pieces: Sequence[_Piece]) -> Iterator[tuple[int, int, Window]]:
 class _Looks:
     """How much backgrounds agree, each in full or as a crop of the other."""
 
-    def __init__(self, pieces: Sequence[_Piece]) -> None:
-        backgrounds = np.stack([piece.background for piece in pieces])
-        self._cropped = np.stack([_normalised(warp(backgrounds, window)[0]) for window in _CROPS])  # (crops, N, H·W)
+    def __init__(self, cropped: np.ndarray) -> None:
+        self._cropped = cropped  # vectors of mean 0 and length 1, (crops, N, H·W)
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the highest correlation with each other stretch and the number of its window, both (rows, N)."""
@@ -314,6 +404,10 @@ class _Motions:
 
     def _over_shifts(self, spectra: np.ndarray) -> np.ndarray:
         return np.fft.irfft(spectra, n=self._size, axis=0).astype(np.float32)
+
+
+def _cropped(backgrounds: np.ndarray) -> np.ndarray:
+    return np.stack([_normalised(warp(backgrounds, window)[0]) for window in _CROPS])
 
 
 def _normalised(pictures: np.ndarray) -> np.ndarray:

@@ -1,25 +1,36 @@
 """A video -> its fingerprint: a hash of the decoded pictures, and tiny grey pictures at a fixed rate.
 
-Shapes: T thumbnails, H x W thumbnail (24 x 32).
+Shapes: T thumbnails, H x W thumbnail (24 x 32); the background is three times as fine.
 """
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from tqdm import tqdm
 
+from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
-from railsformer.data.video import TOLERANCE_SECONDS, VideoDecodeError, find_video_stream, open_video, timed_frames
+from railsformer.data.video import (
+    MAX_PIXELS,
+    TOLERANCE_SECONDS,
+    VideoDecodeError,
+    find_video_stream,
+    open_video,
+    timed_frames,
+)
 
 __all__ = [
+    "BACKGROUND_SIZE",
     "THUMBNAIL_RATE",
     "THUMBNAIL_SIZE",
     "Fingerprint",
@@ -32,7 +43,12 @@ __all__ = [
 
 THUMBNAIL_RATE = 4  # thumbnails a second
 THUMBNAIL_SIZE = (24, 32)  # height, width
-_VERSION = 2  # of the files below; another number makes old ones useless
+BACKGROUND_SIZE = (72, 96)
+_BACKGROUND_PICTURES = 32  # at most; more of a long video change the median little
+_VERSION = 3  # of the files below; another number makes old ones useless
+# Time for a segment: enough for a slow core that decodes the whole file; one that hangs is stopped.
+_TIMEOUT_SECONDS = 120.0
+_TIMEOUT_SECONDS_PER_MB = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +63,14 @@ class Fingerprint:
             float32, shape (T,). Quarters in which no new picture came are left out.
         thumbnails: Median picture of that quarter of a second, upright, grey levels 0 to 255, float16, shape
             (T, H, W).
+        background: Median of pictures from all over the segment, upright, uint8, shape BACKGROUND_SIZE.
     """
 
     exact_hash: str
     num_frames: int
     times_seconds: np.ndarray
     thumbnails: np.ndarray
+    background: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,12 @@ class SegmentOfFile:
 
 
 def fingerprint_video(
-    path: str | Path, *, start_seconds: float = 0.0, end_seconds: float | None = None, salvage: bool = False
+    path: str | Path,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+    salvage: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Fingerprint:
     """Decode a segment once and keep its hash and thumbnails.
 
@@ -80,6 +103,7 @@ def fingerprint_video(
         start_seconds: The segment's start, since the first picture.
         end_seconds: Its end, exclusive; None means the file's.
         salvage: Skip what is damaged.
+        max_pixels: Largest picture.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -88,18 +112,21 @@ def fingerprint_video(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such video file")
     digest = hashlib.blake2b(digest_size=16)
-    bins = _Bins()
+    bins, background = _Bins(), _Background()
+    scaler, fine_scaler = VideoReformatter(), VideoReformatter()  # setting one up costs more than its work
     num_frames = 0
-    for seconds, frame in _segment_frames(path, start_seconds, end_seconds, salvage=salvage):
+    for seconds, frame in _segment_frames(path, start_seconds, end_seconds, salvage=salvage, max_pixels=max_pixels):
         _hash_picture(digest, frame)
-        bins.add(seconds, _thumbnail(frame))
+        bins.add(seconds, _small_picture(frame, scaler, THUMBNAIL_SIZE))
+        if background.wants(seconds):
+            background.add(_small_picture(frame, fine_scaler, BACKGROUND_SIZE))
         num_frames += 1
     if num_frames == 0:
         until = "the end" if end_seconds is None else f"{end_seconds:g} s"
         reason = f"not one picture could be decoded from {start_seconds:g} s to {until}; correct the segment's times"
         raise VideoDecodeError(path, reason, "no_pictures")
     times, thumbnails = bins.result()
-    return Fingerprint(digest.hexdigest(), num_frames, times, thumbnails)
+    return Fingerprint(digest.hexdigest(), num_frames, times, thumbnails, background.result())
 
 
 def fingerprint_videos(
@@ -109,28 +136,49 @@ def fingerprint_videos(
     record: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = False,
+    timeout_seconds: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Fingerprint | VideoDecodeError]:
-    """Fingerprint many segments in threads (FFmpeg works outside Python's lock).
+    """Fingerprint many segments in processes of their own; one that crashes or hangs FFmpeg costs its own alone.
 
     Args:
-        segments: What to read.
+        segments: What to read; one that is named twice is read once.
         salvage: Skip what is damaged.
         record: Folder that keeps one small file for each segment, so that an interrupted run goes on where it was; a
             source file that has changed since is read again. None means that nothing is kept.
-        num_workers: Threads; None means one for each core this process may use.
+        num_workers: Processes; None means one for each core this process may use.
         progress: Whether to draw a bar on stderr.
+        timeout_seconds: Longest time for one segment; None means 120 s and 20 s for each MB of the file.
+        max_pixels: Largest picture.
 
     Returns:
         A fingerprint, or the error that says why there is none, in the order of `segments`.
     """
-    if record is not None:
-        Path(record).mkdir(parents=True, exist_ok=True)
-    executor = ThreadPoolExecutor(num_workers or available_cores())
-    try:
-        results = executor.map(partial(_recorded_fingerprint, salvage=salvage, record=record), segments)
-        return list(tqdm(results, total=len(segments), desc="looking for copies", unit="file", disable=not progress))
-    finally:
-        executor.shutdown(cancel_futures=True)  # Ctrl-C waits for the files at hand, not for the whole queue
+    with tempfile.TemporaryDirectory(prefix="railsformer-") if record is None else nullcontext(record) as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        places = [Path(folder).absolute() / f"{_record_key(segment, salvage)}.npz" for segment in segments]
+        found = {place: kept for place in dict.fromkeys(places) if (kept := _load_kept(place)) is not None}
+        todo = {place: segment for place, segment in zip(places, segments, strict=True) if place not in found}
+        outcomes = run_isolated(
+            f"{__name__}:_fingerprint_task",
+            [_task(segment, salvage, max_pixels, place) for place, segment in todo.items()],
+            timeouts_seconds=[timeout_seconds or _timeout_seconds(segment.path) for segment in todo.values()],
+            num_workers=num_workers or available_cores(),
+        )
+        bar = tqdm(
+            total=len(found) + len(todo),
+            initial=len(found),
+            desc="looking for copies",
+            unit="file",
+            disable=not progress,
+        )
+        order = list(todo)
+        with bar, closing(outcomes):  # Ctrl-C stops the files at hand
+            for index, outcome in outcomes:
+                place = order[index]
+                found[place] = _result(todo[place].path, place, outcome)
+                bar.update()
+    return [found[place] for place in places]
 
 
 def save_fingerprint(path: str | Path, fingerprint: Fingerprint) -> None:
@@ -150,6 +198,7 @@ def save_fingerprint(path: str | Path, fingerprint: Fingerprint) -> None:
             num_frames=np.int64(fingerprint.num_frames),
             times_seconds=fingerprint.times_seconds,
             thumbnails=fingerprint.thumbnails,
+            background=fingerprint.background,
         )
     os.replace(partial_path, path)
 
@@ -175,6 +224,7 @@ def load_fingerprint(path: str | Path) -> Fingerprint:
                 num_frames=int(stored["num_frames"]),
                 times_seconds=stored["times_seconds"],
                 thumbnails=stored["thumbnails"],
+                background=stored["background"],
             )
     except (KeyError, OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is not a fingerprint file; delete it to have it made again") from error
@@ -183,26 +233,61 @@ def load_fingerprint(path: str | Path) -> Fingerprint:
     return fingerprint
 
 
-def _recorded_fingerprint(
-    segment: SegmentOfFile, *, salvage: bool, record: str | Path | None
-) -> Fingerprint | VideoDecodeError:
-    place = None if record is None else Path(record) / f"{_record_key(segment, salvage)}.npz"
-    if place is not None and place.is_file():
-        try:
-            return load_fingerprint(place)
-        except ValueError:
-            pass  # of another version, or cut off by a full disk: made again below
+def _load_kept(place: Path) -> Fingerprint | VideoDecodeError | None:
+    if not place.is_file():
+        return None
     try:
-        fingerprint = fingerprint_video(
-            segment.path, start_seconds=segment.start_seconds, end_seconds=segment.end_seconds, salvage=salvage
-        )
+        return load_fingerprint(place)
+    except ValueError:  # of another version, or cut off by a full disk: made again
+        return None
+
+
+def _task(segment: SegmentOfFile, salvage: bool, max_pixels: int, place: Path) -> dict[str, Any]:
+    return {
+        "path": str(segment.path.absolute()),
+        "start_seconds": segment.start_seconds,
+        "end_seconds": segment.end_seconds,
+        "salvage": salvage,
+        "max_pixels": max_pixels,
+        "place": str(place),
+    }
+
+
+def _fingerprint_task(task: dict[str, Any]) -> dict[str, str]:
+    """Fingerprint one segment in a worker process: JSON in, JSON out, the fingerprint into a file."""
+    place = task.pop("place")
+    try:
+        fingerprint = fingerprint_video(**task)
     except FileNotFoundError:
-        return VideoDecodeError(segment.path, "there is no such file", "missing")
+        return {"reason": "there is no such file", "reason_class": "missing"}
     except VideoDecodeError as error:
-        return error
-    if place is not None:
+        return {"reason": error.reason, "reason_class": error.reason_class}
+    try:
         save_fingerprint(place, fingerprint)
-    return fingerprint
+    except OSError as error:  # a full disk is no fault of the video
+        return {"unsaved": f"{place}: the fingerprint cannot be written ({error.strerror}); make room there"}
+    return {}
+
+
+def _result(path: Path, place: Path, outcome: dict[str, Any] | Lost) -> Fingerprint | VideoDecodeError:
+    if isinstance(outcome, Lost):
+        if outcome.reason_class == "timeout":
+            reason = f"decoding was stopped ({outcome.detail}); convert it to H.264, or raise the time limit"
+        else:
+            reason = f"it crashed the decoder ({outcome.detail}); convert it to H.264, or remove it"
+        return VideoDecodeError(path, reason, outcome.reason_class)
+    if "unsaved" in outcome:
+        raise OSError(outcome["unsaved"])
+    if outcome:
+        return VideoDecodeError(path, outcome["reason"], outcome["reason_class"])
+    return load_fingerprint(place)
+
+
+def _timeout_seconds(path: Path) -> float:
+    try:
+        return _TIMEOUT_SECONDS + _TIMEOUT_SECONDS_PER_MB * path.stat().st_size / 1e6
+    except OSError:  # the worker says what is wrong with it
+        return _TIMEOUT_SECONDS
 
 
 def _record_key(segment: SegmentOfFile, salvage: bool) -> str:
@@ -217,12 +302,12 @@ def _record_key(segment: SegmentOfFile, salvage: bool) -> str:
 
 
 def _segment_frames(
-    path: str | Path, start_seconds: float, end_seconds: float | None, *, salvage: bool
+    path: str | Path, start_seconds: float, end_seconds: float | None, *, salvage: bool, max_pixels: int
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames of [start, end) with their seconds since the first of them."""
     for seek_to in (start_seconds, 0.0):
         origin: float | None = None
-        with open_video(path) as container:
+        with open_video(path, max_pixels=max_pixels) as container:
             stream = find_video_stream(container, path)
             stream.codec_context.thread_count = 1  # one file a core
             for seconds, frame in timed_frames(container, stream, seek_to=seek_to, salvage=salvage):
@@ -246,12 +331,12 @@ def _hash_picture(digest: "hashlib.blake2b", frame: av.VideoFrame) -> None:
     digest.update(np.ascontiguousarray(pixels).data)
 
 
-def _thumbnail(frame: av.VideoFrame) -> np.ndarray:
-    """Small upright grey picture, float32, (H, W)."""
+def _small_picture(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
+    """Small upright grey picture of a height and width, uint8."""
     quarter_turns = round(frame.rotation / 90) % 4
-    height, width = THUMBNAIL_SIZE if quarter_turns % 2 == 0 else THUMBNAIL_SIZE[::-1]
-    small = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
-    picture = small.to_ndarray().astype(np.float32)
+    height, width = size if quarter_turns % 2 == 0 else size[::-1]
+    small = scaler.reformat(frame, width=width, height=height, format="gray", interpolation="AREA", threads=1)
+    picture = small.to_ndarray()
     return np.rot90(picture, quarter_turns) if quarter_turns else picture
 
 
@@ -283,5 +368,37 @@ class _Bins:
 
     def _close(self) -> None:
         if self._pictures and self._index not in self._medians:
-            self._medians[self._index] = np.median(self._pictures, axis=0).astype(np.float16)
+            ranked = np.sort(np.stack(self._pictures), axis=0)  # much faster than np.median on bytes
+            low, high = ranked[(len(ranked) - 1) // 2], ranked[len(ranked) // 2]
+            self._medians[self._index] = (low.astype(np.float16) + high) / 2
         self._pictures = []
+
+
+class _Background:
+    """Median picture of a whole segment, from pictures that lie about evenly in it."""
+
+    def __init__(self) -> None:
+        self._pictures: list[np.ndarray] = []
+        self._indices: list[int] = []
+        self._every = 1  # half seconds
+
+    def wants(self, seconds: float) -> bool:
+        """Tell whether to add the picture at `seconds`."""
+        index = int((seconds + 1e-3) * 2)
+        if index % self._every or (self._indices and index <= self._indices[-1]):
+            return False
+        self._indices.append(index)
+        return True
+
+    def add(self, picture: np.ndarray) -> None:
+        """Count the picture in that was wanted; where there are too many, every second one goes."""
+        self._pictures.append(picture)
+        if len(self._pictures) > _BACKGROUND_PICTURES:
+            self._every *= 2
+            kept = [place for place, index in enumerate(self._indices) if index % self._every == 0]
+            self._pictures = [self._pictures[place] for place in kept]
+            self._indices = [self._indices[place] for place in kept]
+
+    def result(self) -> np.ndarray:
+        """Return the median, uint8."""
+        return np.sort(np.stack(self._pictures), axis=0)[len(self._pictures) // 2]

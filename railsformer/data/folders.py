@@ -1,5 +1,6 @@
 """Output folders: nothing is overwritten, and a folder appears whole or not at all."""
 
+import errno
 import shutil
 import sys
 import tempfile
@@ -12,11 +13,16 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["building_folder", "check_output_dir", "whole_folder"]
+__all__ = ["DiskFullError", "building_folder", "check_output_dir", "whole_folder"]
 
 _PREFIX = ".railsformer-"
 _BUILDING = ".railsformer-building"
 _WORTH_KEEPING_SECONDS = 60.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """The disk is full, or a limit on files has been reached."""
 
 
 def check_output_dir(output_dir: str | Path) -> Path:
@@ -71,6 +77,9 @@ def building_folder(output_dir: str | Path) -> Iterator[Path]:
         except ValueError:
             keep = time.monotonic() - began > _WORTH_KEEPING_SECONDS
             raise
+        except OSError as error:
+            _name_full_disk(error, output_dir, advice="run the same command again: it goes on where it was")
+            raise
         finally:
             if not (keep and any(parts.iterdir())):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -100,8 +109,19 @@ def whole_folder(output_dir: str | Path) -> Iterator[Path]:
             whole.mkdir()
             yield whole
             _put_in_place(whole, final, ours=scratch if inside else None)
+    except OSError as error:
+        _name_full_disk(error, output_dir, advice="run the same command again")
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _name_full_disk(error: OSError, output_dir: str | Path, *, advice: str) -> None:
+    """Raise what tells the user, where an error says that there is no room; libraries name the wrong file or none."""
+    if error.errno in _NO_ROOM:
+        raise DiskFullError(
+            f"output_dir {output_dir}: no room on its disk ({error.strerror}); free some space and {advice}"
+        ) from error
 
 
 def _put_in_place(whole: Path, final: Path, *, ours: Path | None) -> None:

@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 
 from railsformer.data.annotations import read_segments
-from railsformer.data.segments import STORED_SUFFIXES, Annotations, printable
+from railsformer.data.segments import READ_SUFFIXES, Annotations, printable
 from railsformer.data.tables import Table, cell_text, is_scalar, parse_split
 
 __all__ = ["read_hub_annotations"]
@@ -31,6 +31,11 @@ _SIGNATURES = (
     (b"\x00\x00\x01\xb3", 0, ".mpeg"),
     (b"FLV", 0, ".flv"),
     (b"0&\xb2u", 0, ".asf"),
+    (b"DKIF", 0, ".ivf"),
+    (b"OggS", 0, ".ogv"),
+    (b"YUV4MPEG2 ", 0, ".y4m"),
+    (b"GIF8", 0, ".gif"),
+    (b"\x00\x00\x00\x01", 0, ".h264"),
     (b"G", 0, ".ts"),
 )
 
@@ -177,7 +182,7 @@ class _VideoFiles:
         else:
             inside = re.search(r"/snapshots/[0-9a-f]+/(.+)$", place.as_posix())
             name = inside[1] if inside else f"{split}/{place.name}"
-        if place.suffix.lower() in STORED_SUFFIXES:
+        if place.suffix.lower() in READ_SUFFIXES:
             return name
         with place.open("rb") as file:
             return f"{name}{_suffix(file.read(16))}"
@@ -287,7 +292,7 @@ def _carried_columns(
 def _embedded_name(path: str | None, data: bytes, *, split: str) -> str:
     base = unicodedata.normalize("NFC", PurePosixPath((path or "video").replace("\\", "/")).name)
     place = PurePosixPath(re.sub(r"[^\w +,=()@.-]", "_", base).lstrip(". ") or "video")
-    suffix = place.suffix if place.suffix.lower() in STORED_SUFFIXES else _suffix(data[:16])
+    suffix = place.suffix if place.suffix.lower() in READ_SUFFIXES else _suffix(data[:16])
     stem = place.name.removesuffix(suffix).encode()[:150].decode(errors="ignore")  # file systems take 255 bytes
     return f"{split}/{stem}{suffix}"
 

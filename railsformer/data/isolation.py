@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 __all__ = ["Lost", "run_isolated", "serve"]
 
-# A worker whose parent was killed stops by itself this long after the task's own limit.
+# A worker whose parent was killed ends at once, or, where a library does not let it, this long after the task's limit.
 _ORPHAN_GRACE_SECONDS = 10.0
 _SHOWN_STDERR_BYTES = 4000
 
@@ -86,21 +86,34 @@ def run_isolated(
 
 
 def serve(target: str) -> None:
-    """Answer tasks from stdin on stdout, one JSON value a line, until stdin ends: what a worker process does."""
+    """Answer tasks from stdin on stdout, one JSON value a line: what a worker process does.
+
+    It ends with its stdin, also in the middle of a task: a parent that was killed leaves no process behind.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not land among the answers
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
+    tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_feed, args=(tasks,), daemon=True).start()
     print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        task, timeout_seconds = json.loads(line)
+    while True:
+        task, timeout_seconds = json.loads(tasks.get())
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, timeout_seconds + _ORPHAN_GRACE_SECONDS)
         answer = json.dumps(function(task))
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         print(answer, file=answers, flush=True)
+
+
+def _feed(tasks: "queue.SimpleQueue[str]") -> None:
+    # Not sys.stdin: a thread that waits on it makes an interpreter that ends abort.
+    with open(0, encoding="utf-8", closefd=False) as lines:
+        for line in lines:
+            tasks.put(line)
+    os._exit(0)
 
 
 class _Worker:
@@ -123,12 +136,16 @@ class _Worker:
         timer.start()
         answer = _ask(process, json.dumps([task, timeout_seconds]))
         timer.cancel()
-        if answer.endswith("\n"):
+        timer.join()  # it may have fired this moment, and then the process is lost whatever it answered
+        answered = answer.endswith("\n")
+        if answered and not self._expired:
             return json.loads(answer)
         code = process.wait()
         with self._lock:
             self._process = None
         _close_pipes(process)
+        if answered:
+            return json.loads(answer)
         if self._expired:
             return Lost("timeout", f"no result after {timeout_seconds:g} s")
         return Lost("crash", self._describe(code))

@@ -18,9 +18,11 @@ from railsformer.data.video import (
     ReasonClass,
     VideoDecodeError,
     find_video_stream,
+    last_picture_seconds,
     open_video,
     same_size,
     timed_frames,
+    usual_step_seconds,
 )
 
 __all__ = ["VideoFacts", "VideoLimits", "available_cores", "probe_video", "probe_videos"]
@@ -42,7 +44,8 @@ class VideoLimits:
         max_pixels: Of one picture.
         max_seconds: Of one file.
         max_frames: Of one file.
-        timeout_seconds: For one file; None means two minutes and 20 s for each megabyte.
+        timeout_seconds: To read one file, a sixth of the time to encode it; None means two minutes and 20 s for each
+            megabyte.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -64,7 +67,8 @@ class VideoFacts:
     Attributes:
         duration_seconds: From the first picture to the end of the last one.
         num_frames: Pictures found; the header may claim more than a cut-off file holds.
-        fps: Average pictures a second, None where the file does not tell.
+        fps: Average pictures a second, None where the file does not tell; of a single picture one over the time that
+            it stays.
         width: Of the coded picture in px, before rotation.
         height: Of the coded picture in px, before rotation.
         codec: FFmpeg's name.
@@ -81,6 +85,7 @@ class VideoFacts:
         interlaced: Whether a picture holds two instants line by line.
         damaged_packets: Packets that the decoder refused; only salvage gets past one.
         num_patched_frames: Pictures of num_frames that are damaged, but not so that the decoder refused them.
+        needs_salvage: Whether a reader that skips no damage and rescales no picture stops before the file's end.
     """
 
     duration_seconds: float
@@ -102,6 +107,7 @@ class VideoFacts:
     interlaced: bool = False
     damaged_packets: int = 0
     num_patched_frames: int = 0
+    needs_salvage: bool = False
 
 
 def probe_video(
@@ -211,13 +217,16 @@ class _Tally:
     num_damaged: int = 0
     num_patched: int = 0
     seconds: array = field(default_factory=lambda: array("d"))
-    last_step_seconds: float = 0.0
+    last_told_seconds: float = 0.0
     clock: tuple[float | None, float | None] = (None, None)
     interlaced: bool = False
+    needs_salvage: bool = False
 
-    def add_packet(self, packet: av.Packet, damaged: bool) -> None:
-        self.num_packets += packet.size > 0
-        self.num_damaged += damaged
+    def add_packet(self, packet: av.Packet | None, damaged: bool) -> None:
+        self.needs_salvage |= damaged
+        if packet is not None:
+            self.num_packets += packet.size > 0
+            self.num_damaged += damaged
 
 
 def _decode_all(
@@ -233,13 +242,14 @@ def _decode_all(
     try:
         for seconds, frame in frames:
             tally.first = tally.first or frame
-            same_size(frame, tally.first, path, salvage=salvage, max_pixels=limits.max_pixels)
+            fitted = same_size(frame, tally.first, path, salvage=salvage, max_pixels=limits.max_pixels)
+            tally.needs_salvage |= fitted is not frame
             tally.interlaced |= frame.interlaced_frame
             tally.num_patched += frame.is_corrupt
             tally.seconds.append(seconds)
             _check_length(path, seconds, len(tally.seconds), limits)
             tally.clock = (frame.time if len(tally.seconds) == 1 else tally.clock[0], frame.time)
-            tally.last_step_seconds = float((frame.duration or 0) * (frame.time_base or 0))
+            tally.last_told_seconds = float((frame.duration or 0) * (frame.time_base or 0))
     except av.error.FFmpegError:
         # A cut-off file often ends in half a packet; then what is missing says more than FFmpeg's message.
         rest = sum(packet.size > 0 for packet in container.demux(stream))
@@ -269,13 +279,14 @@ def _decode_some(
     time_base = float(stream.time_base or 1)
     if stamps and tally.first is not None and stamps[-1][0] + stamps[-1][1] > stamps[0][0]:
         tally.seconds.extend((pts - stamps[0][0]) * time_base for pts, _ in stamps)
-        tally.last_step_seconds = stamps[-1][1] * time_base
+        tally.last_told_seconds = stamps[-1][1] * time_base
         tally.clock = (stamps[0][0] * time_base, stamps[-1][0] * time_base)
         tally.interlaced = tally.first.interlaced_frame
         end = stamps[-1][0] + stamps[-1][1]
-        _check_later_pictures(container, stream, path, first=tally.first, times=((stamps[0][0] + end) // 2, end))
+        times = ((stamps[0][0] + end) // 2, end)
+        _check_later_pictures(container, stream, path, first=tally.first, times=times, max_pixels=limits.max_pixels)
     elif tally.first is not None:  # raw streams carry no times
-        step = 1.0 / float(stream.guessed_rate or stream.average_rate or 25)
+        step = usual_step_seconds(stream)
         tally.seconds.extend(index * step for index in range(num_frames))
     if tally.seconds:
         _check_length(path, tally.seconds[-1], len(tally.seconds), limits)
@@ -289,6 +300,7 @@ def _check_later_pictures(
     *,
     first: av.VideoFrame,
     times: tuple[int, int],
+    max_pixels: int,
 ) -> None:
     """Decode the key picture before the middle, and all from the last key picture on; times in the stream's units."""
     for pts in times:
@@ -297,7 +309,7 @@ def _check_later_pictures(
         except av.error.FFmpegError:
             return  # a container without an index; the reader starts from the first picture there
         for frame in container.decode(stream):
-            same_size(frame, first, path, salvage=False)
+            same_size(frame, first, path, salvage=False, max_pixels=max_pixels)
             if pts == times[0]:
                 break
 
@@ -312,10 +324,14 @@ def _check_length(path: Path, seconds: float, num_frames: int, limits: VideoLimi
 
 
 def _check_whole(container: av.container.InputContainer, stream: av.VideoStream, path: Path, num_packets: int) -> None:
-    # Only MP4 and MOV list every picture in their header; elsewhere the number is a claim.
-    if container.format.name.startswith("mov") and 0 < num_packets < stream.frames:
+    if _is_cut_off(container, stream, num_packets):
         reason = f"it is cut off: {num_packets} of {stream.frames} pictures are there; copy it again"
         raise VideoDecodeError(path, reason, "truncated")
+
+
+def _is_cut_off(container: av.container.InputContainer, stream: av.VideoStream, num_packets: int) -> bool:
+    # Only MP4 and MOV list every picture in their header; elsewhere the number is a claim.
+    return container.format.name.startswith("mov") and 0 < num_packets < stream.frames
 
 
 def _facts(
@@ -325,11 +341,10 @@ def _facts(
     if first is None or not tally.seconds:
         raise VideoDecodeError(path, "not one picture could be decoded; copy it again, or remove it", "no_pictures")
     fps, variable_rate = _rate(stream, tally)
-    last_step = tally.last_step_seconds
-    if fps and (not last_step or tally.interlaced):  # of interlaced ones some containers tell a field's duration
-        last_step = 1.0 / fps
+    step = tally.seconds[-1] - tally.seconds[-2] if len(tally.seconds) > 1 else usual_step_seconds(stream)
+    last = last_picture_seconds(tally.last_told_seconds, step, interlaced=tally.interlaced)
     return VideoFacts(
-        duration_seconds=round(tally.seconds[-1] + last_step, 6),
+        duration_seconds=round(tally.seconds[-1] + last, 6),
         num_frames=len(tally.seconds),
         fps=fps,
         width=first.width,
@@ -348,6 +363,7 @@ def _facts(
         interlaced=tally.interlaced,
         damaged_packets=tally.num_damaged,
         num_patched_frames=tally.num_patched,
+        needs_salvage=tally.needs_salvage or _is_cut_off(container, stream, tally.num_packets),
     )
 
 
@@ -361,8 +377,8 @@ def _rate(stream: av.VideoStream, tally: _Tally) -> tuple[float | None, bool]:
     if tally.clock == (None, None):  # raw streams: FFmpeg's average rate is its default, the codec's guess is better
         claimed = stream.guessed_rate or stream.average_rate
     steps = np.diff(np.frombuffer(tally.seconds, np.float64))
-    if len(steps) == 0:
-        return float(claimed) if claimed else None, False
+    if len(steps) == 0:  # a header that speaks of fields tells twice the rate
+        return 1.0 / tally.last_told_seconds if tally.last_told_seconds else None, False
     measured = float(1.0 / steps.mean())
     variable = bool(np.ptp(steps) > max(_JITTER_SECONDS, 0.1 * float(np.median(steps))))
     exact = claimed is not None and abs(float(claimed) - measured) <= _RATE_TOLERANCE * measured

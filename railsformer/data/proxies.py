@@ -1,50 +1,45 @@
 """Training proxies: a segment encoded once more, small, so that any of its pictures can be decoded alone.
 
-A proxy is upright, of square pixels, without sound, and every picture is a key picture. Its pictures are pictures of
-the source, each at its own time since the segment's start (the one on screen at the start stands at 0). A new one is
-kept as soon as the last one kept is more than half an interval old, an interval being 1 / fps. So at any instant the
-picture that a proxy shows, the last one that has begun, is the one that the source shows or one at most half an
-interval older, in every reader and without a tag. A source of 2 x fps or slower keeps all its pictures; a faster one
-keeps between fps and 2 x fps a second.
+A proxy is upright, with pixels of the source's aspect, without sound, and every picture is a key picture. Its pictures
+are pictures of the source, each at its own time since the segment's start (the one on screen at the start stands at
+0). A new one is kept as soon as the last one kept is more than half an interval old, an interval being
+1 / fps. So at any instant the picture that a proxy shows, the last one that has begun, is the one that the source
+shows or one at most half an interval older, in every reader and without a tag. A source of 2 x fps or slower keeps all
+its pictures; a faster one keeps between fps and 2 x fps a second.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from tqdm import tqdm
 
+from railsformer.data.folders import DiskFullError
+from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
+from railsformer.data.segment_frames import SegmentFrame, segment_frames
 from railsformer.data.video import (
+    MAX_PIXELS,
     TOLERANCE_SECONDS,
     VideoDecodeError,
     find_video_stream,
     open_video,
-    same_size,
-    timed_frames,
     upright_rgb,
 )
 
 __all__ = [
     "PROXY_PRESETS",
-    "DiskFullError",
     "ProxyFacts",
     "ProxyJob",
     "ProxyKind",
@@ -65,11 +60,17 @@ _SMPTE170M = 6  # AVCOL_SPC_SMPTE170M: the matrix of BT.601
 _X264_OPTIONS = MappingProxyType(
     {"preset": "medium", "x264-params": "keyint=1:bframes=0:rc-lookahead=0:mbtree=0:cabac=0:psy=0:aq-mode=0"}
 )
-_RESIZING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+# Between two matrices swscale goes by way of RGB; without FULL_CHR_H_INT it cuts decimals there: grey turns magenta.
+_RESIZING = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+)
+# Time for a file in `encode_proxies`: enough for a slow core on long, still scenes; one that hangs is stopped.
+_TIMEOUT_SECONDS = 720.0
+_TIMEOUT_SECONDS_PER_MB = 120.0
 
 
-class DiskFullError(OSError):
-    """The disk is full, or a limit on files has been reached."""
+# Errors that come back from a worker, the narrower ones first.
+_ERRORS = (DiskFullError, FileNotFoundError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,11 @@ class ProxyFacts:
 
 @dataclass(frozen=True)
 class ProxyJob:
-    """One proxy to encode; the arguments of `encode_proxy`."""
+    """One proxy to encode: the arguments of `encode_proxy`, and how long `encode_proxies` waits for it.
+
+    Attributes:
+        timeout_seconds: None means twelve minutes and two minutes for each megabyte of the source.
+    """
 
     source: Path
     target: Path
@@ -147,6 +152,8 @@ class ProxyJob:
     settings: ProxySettings = field(default_factory=ProxySettings)
     salvage: bool = False
     limit_bytes: int | None = None
+    max_pixels: int = MAX_PIXELS
+    timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if Path(self.target).suffix != self.settings.suffix:
@@ -159,6 +166,15 @@ class ProxyJob:
                 f"got {self.start_seconds} to {self.end_seconds}"
             )
 
+    def longest_seconds(self) -> float:
+        """Time after which the work is stopped."""
+        if self.timeout_seconds is not None:
+            return self.timeout_seconds
+        try:
+            return _TIMEOUT_SECONDS + _TIMEOUT_SECONDS_PER_MB * os.stat(self.source).st_size / 1e6
+        except OSError:  # the work says what is wrong with it
+            return _TIMEOUT_SECONDS
+
 
 def encode_proxy(
     source: str | Path,
@@ -169,6 +185,7 @@ def encode_proxy(
     settings: ProxySettings = PROXY_PRESETS["small"],
     salvage: bool = False,
     limit_bytes: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> ProxyFacts:
     """Encode a segment of a video as a proxy.
 
@@ -182,6 +199,7 @@ def encode_proxy(
         settings: Kind, size, rate and quality.
         salvage: Skip what is damaged in the source.
         limit_bytes: Largest proxy.
+        max_pixels: Largest picture of the source.
 
     Returns:
         Facts of the finished file.
@@ -192,30 +210,15 @@ def encode_proxy(
         ValueError: If the times or the target's suffix are wrong, or the segment starts after the source ends.
         DiskFullError: If there is no room for it.
     """
-    job = ProxyJob(Path(source), Path(target), start_seconds, end_seconds, settings, salvage, limit_bytes)
-    if not job.source.is_file():
-        raise FileNotFoundError(f"{source}: no such video file")
-    partial = job.target.with_name(f".{job.target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            _write_proxy(job, file)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = _read_facts(partial)
-        os.replace(partial, job.target)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            reason = "no room for the proxy on this disk; free some space and run the command again: it goes on"
-            raise DiskFullError(f"{target}: {reason}") from error
-        raise
-    return facts
+    return _encode(
+        ProxyJob(Path(source), Path(target), start_seconds, end_seconds, settings, salvage, limit_bytes, max_pixels)
+    )
 
 
 def encode_proxies(
     jobs: Sequence[ProxyJob], *, num_workers: int | None = None, progress: bool = False
 ) -> list[ProxyFacts | Exception]:
-    """Encode many proxies, each worker a process of its own; finished ones of the same settings are kept.
+    """Encode many proxies in processes of their own; finished ones of the same settings are kept.
 
     Args:
         jobs: What to encode.
@@ -223,80 +226,102 @@ def encode_proxies(
         progress: Whether to draw a bar on stderr.
 
     Returns:
-        Facts, or the error that says why there are none, in the order of `jobs`. A file that ends its worker costs
-        only its own proxy: VideoDecodeError of the class `crash`.
+        Facts, or the error that says why there are none, in the order of `jobs`. A file that ends or hangs its worker
+        costs only its own proxy: VideoDecodeError of the class `crash` or `timeout`.
     """
     results: dict[int, ProxyFacts | Exception] = {}
-    waiting = deque(range(len(jobs)))
-    workers = min(num_workers or available_cores(), max(len(jobs), 1))
-    with tqdm(total=len(jobs), desc="encoding proxies", unit="file", disable=not progress) as bar:
-        while waiting:
-            for index in _encode_until_crash(jobs, waiting, results, workers, bar):
-                # One of those at hand ended its worker. Each is tried once more, in a process of its own.
-                if _encode_until_crash(jobs, deque([index]), results, 1, bar):
-                    reason = "it ends the process that reads it; remove it, or convert it"
-                    results[index] = VideoDecodeError(jobs[index].source, reason, "crash")
-                    bar.update()
+    outcomes = run_isolated(
+        f"{__name__}:_encode_task",
+        [_job_to_json(job) for job in jobs],
+        timeouts_seconds=[job.longest_seconds() for job in jobs],
+        num_workers=num_workers or available_cores(),
+    )
+    try:
+        with tqdm(total=len(jobs), desc="encoding proxies", unit="file", disable=not progress) as bar:
+            for index, outcome in outcomes:
+                results[index] = _result(jobs[index], outcome)
+                bar.update()
+    finally:
+        outcomes.close()
+        for index, job in enumerate(jobs):
+            if not isinstance(results.get(index), ProxyFacts):  # a worker that was stopped leaves what it began
+                _partial_path(job).unlink(missing_ok=True)
     return [results[index] for index in range(len(jobs))]
 
 
 def finished_proxy(job: ProxyJob) -> ProxyFacts | None:
     """Facts of a job's target if an earlier run completed it with the same source size, segment and settings."""
     try:
-        with open_video(job.target) as container:
+        with open_video(job.target, max_pixels=job.max_pixels) as container:
             if container.metadata.get("comment") != _comment(job):
                 return None
-        return _read_facts(job.target)
+        return _read_facts(job.target, job.max_pixels)
     except (OSError, VideoDecodeError):
         return None
 
 
-def _encode_until_crash(
-    jobs: Sequence[ProxyJob],
-    waiting: deque[int],
-    results: dict[int, ProxyFacts | Exception],
-    num_workers: int,
-    bar: tqdm,
-) -> list[int]:
-    """Work through `waiting`; if a worker dies, return the jobs that were at hand."""
-    running: dict[Future[ProxyFacts | Exception], int] = {}
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+def _encode(job: ProxyJob) -> ProxyFacts:
+    if not job.source.is_file():
+        raise FileNotFoundError(f"{job.source}: no such video file")
+    partial = _partial_path(job)
     try:
-        while waiting or running:
-            while waiting and len(running) < num_workers:
-                running[pool.submit(_encode_job, jobs[waiting[0]])] = waiting[0]
-                waiting.popleft()
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda future: isinstance(future.exception(), BrokenProcessPool)):
-                results[running[future]] = future.result()
-                del running[future]
-                bar.update()
-    except BrokenProcessPool:
-        return sorted(running.values())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return []
+        with partial.open("wb") as file:
+            _write_proxy(job, file)
+            file.flush()
+            os.fsync(file.fileno())
+        facts = _read_facts(partial, job.max_pixels)
+        os.replace(partial, job.target)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            reason = "no room for the proxy on this disk; free some space and run the command again: it goes on"
+            raise DiskFullError(f"{job.target}: {reason}") from error
+        raise
+    return facts
 
 
-def _start_worker() -> None:
-    """End at once on Ctrl-C, and when the parent is gone: a killed build leaves no process behind."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def end_with_parent() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=end_with_parent, daemon=True).start()
+def _partial_path(job: ProxyJob) -> Path:
+    return job.target.with_name(f".{job.target.name}.partial")
 
 
-def _encode_job(job: ProxyJob) -> ProxyFacts | Exception:
-    arguments = {name: getattr(job, name) for name in ProxyJob.__dataclass_fields__}
+def _job_to_json(job: ProxyJob) -> dict[str, Any]:
+    # A worker may stand in another folder than its parent does by then.
+    paths = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
+    return asdict(job) | paths
+
+
+def _encode_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Encode one proxy in a worker process, unless that is done: JSON in, JSON out."""
+    job = ProxyJob(
+        **task
+        | {
+            "source": Path(task["source"]),
+            "target": Path(task["target"]),
+            "settings": ProxySettings(**task["settings"]),
+        }
+    )
     try:
-        return finished_proxy(job) or encode_proxy(**arguments)
+        return {"facts": asdict(finished_proxy(job) or _encode(job))}
+    except VideoDecodeError as error:
+        return {"reason": error.reason, "reason_class": error.reason_class}
     except (OSError, ValueError) as error:
-        return error
+        kind = next(kind for kind in _ERRORS if isinstance(error, kind))
+        return {"error": kind.__name__, "message": str(error)}
+
+
+def _result(job: ProxyJob, outcome: Any) -> ProxyFacts | Exception:
+    if isinstance(outcome, Lost):
+        if outcome.reason_class == "timeout":
+            reason = f"encoding was stopped ({outcome.detail}); cut it into segments, or raise the time limit"
+        else:
+            reason = f"it ends the process that reads it ({outcome.detail}); remove it, or convert it"
+        return VideoDecodeError(job.source, reason, outcome.reason_class)
+    if "facts" in outcome:
+        return ProxyFacts(**outcome["facts"])
+    if "error" in outcome:
+        kinds = {kind.__name__: kind for kind in _ERRORS}
+        return kinds[outcome["error"]](outcome["message"])
+    return VideoDecodeError(job.source, outcome["reason"], outcome["reason_class"])
 
 
 def _comment(job: ProxyJob) -> str:
@@ -371,49 +396,35 @@ def _add_stream(
 def _kept_frames(job: ProxyJob) -> Iterator[tuple[float, float, av.VideoFrame, Fraction]]:
     """The pictures of a proxy: seconds since the segment's start, duration, frame, aspect of its upright pixels."""
     half_interval = 0.5 / job.settings.fps + TOLERANCE_SECONDS / 10
-    kept: tuple[float, av.VideoFrame, Fraction] | None = None
-    latest, step = 0.0, 0.0  # time of the newest picture of the segment, and how long it stays
-    for at, frame, aspect in _segment_frames(job):
-        if kept is None or at <= TOLERANCE_SECONDS:
-            kept = at, frame, aspect
-        elif at - kept[0] > half_interval:
-            yield max(kept[0], 0.0), at - max(kept[0], 0.0), kept[1], kept[2]
-            kept = at, frame, aspect
-        step = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else at - latest
-        latest = at
-    if kept is None:
+    kept: SegmentFrame | None = None
+    latest: SegmentFrame | None = None
+    frames = segment_frames(
+        job.source,
+        start_seconds=job.start_seconds,
+        end_seconds=job.end_seconds,
+        salvage=job.salvage,
+        max_pixels=job.max_pixels,
+    )
+    for latest in frames:
+        if kept is None or latest.at_seconds <= TOLERANCE_SECONDS:
+            kept = latest
+        elif latest.at_seconds - kept.at_seconds > half_interval:
+            begin = max(kept.at_seconds, 0.0)
+            yield begin, latest.at_seconds - begin, kept.frame, kept.aspect
+            kept = latest
+    if kept is None or latest is None:
         raise VideoDecodeError(
             job.source, "not one picture could be decoded; copy it again, or remove it", "no_pictures"
         )
-    end = latest + max(step, 1 / _TICKS_PER_SECOND)
+    end = latest.at_seconds + max(latest.stays_seconds, 1 / _TICKS_PER_SECOND)
     if end <= 0:
         raise ValueError(
             f"{job.source}: the segment starts at {job.start_seconds} s, after the video's end; correct it"
         )
     if job.end_seconds is not None:
         end = min(end, job.end_seconds - job.start_seconds)
-    begin = max(kept[0], 0.0)
-    yield begin, end - begin, kept[1], kept[2]
-
-
-def _segment_frames(job: ProxyJob) -> Iterator[tuple[float, av.VideoFrame, Fraction]]:
-    """Frames from a key picture before the segment up to its end, with their seconds since its start."""
-    length = None if job.end_seconds is None else job.end_seconds - job.start_seconds
-    first: av.VideoFrame | None = None
-    for seek_to in dict.fromkeys((job.start_seconds, 0.0)):  # a seek that goes astray gives no picture
-        with open_video(job.source) as container:
-            stream = find_video_stream(container, job.source)
-            stream.codec_context.thread_count = 1
-            aspect = Fraction(stream.sample_aspect_ratio or 1)
-            for seconds, frame in timed_frames(container, stream, seek_to=seek_to, salvage=job.salvage):
-                at = seconds - job.start_seconds
-                if first is not None and length is not None and at >= length - TOLERANCE_SECONDS:
-                    return
-                first = first or frame
-                turned = round(frame.rotation / 90) % 2 == 1
-                yield at, same_size(frame, first, job.source, salvage=job.salvage), 1 / aspect if turned else aspect
-        if first is not None:
-            return
+    begin = max(kept.at_seconds, 0.0)
+    yield begin, end - begin, kept.frame, kept.aspect
 
 
 def _upright_frame(frame: av.VideoFrame) -> av.VideoFrame:
@@ -445,8 +456,8 @@ def _to_yuv(frame: av.VideoFrame, stream: av.VideoStream, resizer: VideoReformat
     return frame
 
 
-def _read_facts(path: Path) -> ProxyFacts:
-    with open_video(path) as container:
+def _read_facts(path: Path, max_pixels: int) -> ProxyFacts:
+    with open_video(path, max_pixels=max_pixels) as container:
         stream = find_video_stream(container, path)
         packets = [packet for packet in container.demux(stream) if packet.size]
         ends = [(packet.pts or 0) + (packet.duration or 0) for packet in packets]

@@ -4,7 +4,7 @@ import csv
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ _PROBE_SCHEMA = pa.schema(
         ("interlaced", pa.bool_()),
         ("damaged_packets", pa.int64()),
         ("num_patched_frames", pa.int64()),
+        ("needs_salvage", pa.bool_()),
         ("reason_class", pa.string()),
         ("reason", pa.string()),
     ]
@@ -78,7 +79,7 @@ def write_probe_table(path: str | Path, found: Mapping[str, VideoFacts | VideoDe
 
 
 def read_probe_table(path: str | Path) -> dict[str, VideoFacts | VideoDecodeError]:
-    """Read what `write_probe_table` wrote.
+    """Read what `write_probe_table` wrote, now or in an earlier version.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -87,11 +88,15 @@ def read_probe_table(path: str | Path) -> dict[str, VideoFacts | VideoDecodeErro
     path = _existing(path)
     try:
         rows = pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: no Parquet table; build the dataset again") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: no Parquet table ({reason}); build the dataset again") from error
+    # Columns came by and by; an older table lacks those whose facts have a default.
+    required = {fact.name for fact in fields(VideoFacts) if fact.default is MISSING}
+    required |= {"file_name", "reason_class", "reason"}
     found: dict[str, VideoFacts | VideoDecodeError] = {}
     for number, row in enumerate(rows, start=1):
-        missing = set(_PROBE_SCHEMA.names) - row.keys()
+        missing = required - row.keys()
         if missing:
             raise ValueError(f"{path}: no column {min(missing)}; build the dataset again")
         name = row["file_name"]
@@ -102,7 +107,7 @@ def read_probe_table(path: str | Path) -> dict[str, VideoFacts | VideoDecodeErro
         if row["reason_class"] is not None:
             found[name] = VideoDecodeError(name, row["reason"] or "", row["reason_class"])
         else:
-            found[name] = VideoFacts(**{fact.name: row[fact.name] for fact in fields(VideoFacts)})
+            found[name] = VideoFacts(**{fact.name: row[fact.name] for fact in fields(VideoFacts) if fact.name in row})
     return found
 
 
@@ -128,24 +133,28 @@ def read_quarantine(path: str | Path) -> list[Quarantine]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, or it is no table.
     """
     path = _existing(path)
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {column.name for column in fields(Quarantine)} - set(reader.fieldnames or ()) - {"reason_class"}
-        if missing:
-            raise ValueError(f"{path}: no column {min(missing)}; build the dataset again")
-        return [
-            Quarantine(
-                file_name=row["file_name"],
-                label=row["label"] or "",
-                group=row["group"] or "",
-                reason_class=cast(ReasonClass, row.get("reason_class") or "damaged"),
-                reason=row["reason"] or "",
-            )
-            for row in reader
-        ]
+    # utf-8-sig: a spreadsheet that saved the table put a mark in front
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        try:
+            rows = list(reader := csv.DictReader(file))
+        except csv.Error as error:
+            raise ValueError(f"{path}: no CSV table ({error}); build the dataset again") from error
+    missing = {column.name for column in fields(Quarantine)} - set(reader.fieldnames or ()) - {"reason_class"}
+    if missing:
+        raise ValueError(f"{path}: no column {min(missing)}; build the dataset again")
+    return [
+        Quarantine(
+            file_name=row["file_name"],
+            label=row["label"] or "",
+            group=row["group"] or "",
+            reason_class=cast(ReasonClass, row.get("reason_class") or "damaged"),
+            reason=row["reason"] or "",
+        )
+        for row in rows
+    ]
 
 
 def _probe_row(name: str, result: VideoFacts | VideoDecodeError) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 __all__ = [
+    "READ_SUFFIXES",
     "STORED_SUFFIXES",
     "Annotations",
     "Segment",
@@ -25,14 +26,22 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Kinds of file that are read, and the suffix each is stored under. `datasets` takes a file for a video by these five
-# suffixes alone (and leaves others behind on the Hub), while FFmpeg goes by the content: so the bytes stay as they are
-# and the name changes. WebM is a kind of Matroska, M4V and 3GP are kinds of MP4.
+# Kinds of file that are stored as they are, and the suffix each is stored under. `datasets` takes a file for a video
+# by these five suffixes alone (and leaves others behind on the Hub), while FFmpeg goes by the content: so the bytes
+# stay as they are and the name changes. WebM is a kind of Matroska, M4V and 3GP are kinds of MP4.
 STORED_SUFFIXES = MappingProxyType(
     {suffix: suffix for suffix in (".mp4", ".avi", ".mkv", ".mov", ".mpeg")}
-    | {".m4v": ".mp4", ".3gp": ".mp4", ".mpg": ".mpeg", ".ts": ".mpeg", ".mts": ".mpeg", ".m2ts": ".mpeg"}
+    | {".m4v": ".mp4", ".3gp": ".mp4", ".3g2": ".mp4", ".f4v": ".mp4", ".qt": ".mov", ".divx": ".avi"}
+    | {".mpg": ".mpeg", ".ts": ".mpeg", ".mts": ".mpeg", ".m2ts": ".mpeg", ".m2t": ".mpeg"}
     | {".webm": ".mkv", ".wmv": ".mkv", ".asf": ".mkv", ".flv": ".mkv"}
 )
+# Kinds that are read as well: raw streams and containers that none of the five stands for. They are always encoded.
+_ENCODED_SUFFIXES = (
+    *(".h261", ".h263", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".h266", ".266", ".vvc", ".av1", ".obu"),
+    *(".ivf", ".m1v", ".m2v", ".mpv", ".vc1", ".mjpeg", ".mjpg", ".y4m", ".dv"),
+    *(".ogv", ".vob", ".gif", ".mxf", ".nut", ".rm", ".rmvb", ".wtv"),
+)
+READ_SUFFIXES = frozenset({*STORED_SUFFIXES, *_ENCODED_SUFFIXES})
 _LONGEST_NAME = 100
 # Control characters, line and paragraph separators, and the stand-ins for bytes that are not UTF-8.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
@@ -219,14 +228,14 @@ def stored_name(file_name: str, *, interval: str = "") -> str:
     dot and splits at `::`. Letters of any script stay; they are composed (NFC), as macOS alone decomposes them.
 
     Args:
-        file_name: Path of a video with one of the suffixes in `STORED_SUFFIXES`.
+        file_name: Path of a video; one of another suffix than those in `STORED_SUFFIXES` becomes an MP4.
         interval: `Segment.interval`, which goes behind the name with its dots as underscores.
     """
     path = PurePosixPath(file_name)
     stem = re.sub(r"[^\w +,=()@-]", "_", unicodedata.normalize("NFC", path.stem)).strip() or "video"
     end = f"@{interval}".replace(".", "_") if interval else ""
     stem = stem.encode()[: 200 - len(end)].decode(errors="ignore")  # file systems take 255 bytes
-    return stem + end + STORED_SUFFIXES[path.suffix.lower()]
+    return stem + end + STORED_SUFFIXES.get(path.suffix.lower(), ".mp4")
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,17 +12,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from railsformer.data.folders import DiskFullError
 from railsformer.data.metadata import StoredRow
-from railsformer.data.probe import available_cores
-from railsformer.data.proxies import DiskFullError, ProxyJob, ProxySettings, encode_proxies
-from railsformer.data.segments import Segment, stored_name
+from railsformer.data.probe import VideoFacts, VideoLimits, available_cores
+from railsformer.data.proxies import ProxyJob, ProxySettings, encode_proxies
+from railsformer.data.segments import STORED_SUFFIXES, Segment, stored_name
 from railsformer.data.splits import SPLITS
-from railsformer.data.video import VideoDecodeError
+from railsformer.data.video import MAX_PIXELS, VideoDecodeError
 
 __all__ = ["encode_segments", "name_rows", "put_in_place"]
 
-# A part of a longer file is cut out of it; where originals are kept, with every picture and hardly a loss.
+# What cannot be stored as it is: with every picture and hardly a loss.
 _CUT = ProxySettings(kind="h264", short_side_px=4096, fps=240.0, quality=12)
+
+# To decode and encode takes a few times as long as to decode.
+_TIMES_A_PROBE = 6
 
 
 def encode_segments(
@@ -30,6 +34,8 @@ def encode_segments(
     folder: Path,
     *,
     proxy: ProxySettings | None,
+    facts: Mapping[str, VideoFacts | VideoDecodeError] | None = None,
+    limits: VideoLimits | None = None,
     salvage: bool = False,
     limit_bytes: int | None = None,
     num_workers: int | None = None,
@@ -40,7 +46,11 @@ def encode_segments(
     Args:
         segments: What is to be stored.
         folder: Receives the encoded files, named by source, times and settings.
-        proxy: How; None keeps whole files as they are and only cuts out parts of longer ones.
+        proxy: How; None keeps whole files as they are, but for those that a reader could not read so: damaged ones,
+            ones of changing or huge pictures, kinds that `datasets` takes for no video. Parts of longer files are cut
+            out.
+        facts: What the probe said of each file, by file_name.
+        limits: What a file may hold.
         salvage: Skip what is damaged.
         limit_bytes: Largest encoded file.
         num_workers: Processes; None means one for each core.
@@ -53,12 +63,19 @@ def encode_segments(
         DiskFullError: If there is no room.
     """
     stored: list[Path | VideoDecodeError] = [segment.path for segment in segments]
-    indices = [at for at, segment in enumerate(segments) if proxy is not None or not segment.is_whole_file]
+    facts, limits = facts or {}, limits or VideoLimits()
+    indices = [
+        at
+        for at, segment in enumerate(segments)
+        if proxy is not None or not _can_be_kept(segment, facts.get(segment.file_name))
+    ]
     if not indices:
         return stored
     folder.mkdir(parents=True, exist_ok=True)
-    settings = proxy or _CUT
-    jobs = [_job(segments[at], folder, settings, salvage=salvage, limit_bytes=limit_bytes) for at in indices]
+    make_job = partial(
+        _job, folder=folder, settings=proxy or _CUT, limits=limits, salvage=salvage, limit_bytes=limit_bytes
+    )
+    jobs = [make_job(segments[at]) for at in indices]
     for at, job, result in zip(
         indices, jobs, encode_proxies(jobs, num_workers=num_workers, progress=progress), strict=True
     ):
@@ -75,8 +92,23 @@ def encode_segments(
     return stored
 
 
+def _can_be_kept(segment: Segment, facts: VideoFacts | VideoDecodeError | None) -> bool:
+    """Whether its file holds the segment and nothing else, and every reader reads it."""
+    if not segment.is_whole_file or Path(segment.file_name).suffix.lower() not in STORED_SUFFIXES:
+        return False
+    if not isinstance(facts, VideoFacts):
+        return True
+    return not facts.needs_salvage and facts.width * facts.height <= MAX_PIXELS
+
+
 def _job(
-    segment: Segment, folder: Path, settings: ProxySettings, *, salvage: bool, limit_bytes: int | None
+    segment: Segment,
+    *,
+    folder: Path,
+    settings: ProxySettings,
+    limits: VideoLimits,
+    salvage: bool,
+    limit_bytes: int | None,
 ) -> ProxyJob:
     key = hashlib.sha256(repr((os.path.abspath(segment.path), segment.interval, settings, salvage)).encode())
     whole = segment.is_whole_file
@@ -88,6 +120,8 @@ def _job(
         settings=settings,
         salvage=salvage,
         limit_bytes=limit_bytes,
+        max_pixels=limits.max_pixels,
+        timeout_seconds=None if limits.timeout_seconds is None else _TIMES_A_PROBE * limits.timeout_seconds,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from railsformer.data.segments import STORED_SUFFIXES, printable
+from railsformer.data.segments import READ_SUFFIXES, printable
 
 __all__ = ["Table", "cell_text", "is_scalar", "parse_seconds", "parse_split", "read_table"]
 
@@ -66,7 +66,7 @@ def read_table(path: str | Path, *, label_names: str | Path | None = None) -> Ta
     suffix = path.suffix.lower()
     if not path.is_file():
         raise FileNotFoundError(f"annotations {path} does not exist or is no file; give {_KINDS}")
-    if suffix in STORED_SUFFIXES:
+    if suffix in READ_SUFFIXES:
         raise ValueError(f"annotations {path} is a video by its name; give {_KINDS}")
     if suffix == ".json":
         raise ValueError(f"annotations {path}: JSON is read one object a line; save it as .jsonl")
@@ -249,7 +249,7 @@ def _read_list(path: Path, label_names: str | Path | None) -> Table:
             raise ValueError(f"{where}: expected a path and a label index, got {printable(line.strip())}")
         name, index = fields[0].strip(), int(fields[1])
         before = name.rsplit(maxsplit=1)
-        if PurePosixPath(name).suffix.lower() not in STORED_SUFFIXES and len(before) == 2 and before[1].isdigit():
+        if PurePosixPath(name).suffix.lower() not in READ_SUFFIXES and len(before) == 2 and before[1].isdigit():
             raise ValueError(
                 f"{where}: two numbers after the path, as in lists of frame folders (path total_frames label_index) "
                 "or of several labels; give videos and one label: path label_index"

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import av
 import numpy as np
 
-from railsformer.data.intra import frames_at
+from railsformer.data.packet_plan import frames_at
 
 __all__ = [
     "MAX_PIXELS",
@@ -28,11 +28,13 @@ __all__ = [
     "VideoDecodeError",
     "find_video_stream",
     "iterate_frames",
+    "last_picture_seconds",
     "open_video",
     "read_frames",
     "same_size",
     "timed_frames",
     "upright_rgb",
+    "usual_step_seconds",
 ]
 
 ReasonClass: TypeAlias = Literal[
@@ -246,16 +248,16 @@ def timed_frames(
     *,
     seek_to: float = 0.0,
     salvage: bool = False,
-    on_packet: Callable[[av.Packet, bool], None] | None = None,
+    on_packet: Callable[[av.Packet | None, bool], None] | None = None,
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames in presentation order with their seconds since the first one.
 
     Where `seek_to` is far enough from the start they begin at a key frame at or before it; there are none if the seek
-    missed it. `on_packet` is told of each packet and whether it was damaged.
+    missed it. `on_packet` is told of each packet and whether it was damaged; of None where salvage got past a place in
+    which not even a packet could be read.
     """
     frames = _decode(container, stream, salvage=salvage, on_packet=on_packet)
-    # Raw streams have no times, and their average rate is FFmpeg's default; the guessed one is what the codec says.
-    step = 1.0 / float(stream.guessed_rate or stream.average_rate or 25)
+    step = usual_step_seconds(stream)
     if container.format.name == "avi":
         yield from _repair_times(_sort_times(frames), step)
         return
@@ -272,6 +274,25 @@ def timed_frames(
         yield from _repair_times(timed, step, origin=first.time)
         return
     yield from _repair_times(((frame.time, frame) for frame in chain([first], frames)), step)
+
+
+def usual_step_seconds(stream: av.VideoStream) -> float:
+    """One over the rate that the header or the codec tells."""
+    # Raw streams have no times, and their average rate is FFmpeg's default; the guessed one is what the codec says.
+    return 1.0 / float(stream.guessed_rate or stream.average_rate or 25)
+
+
+def last_picture_seconds(told_seconds: float, step_seconds: float, *, interlaced: bool) -> float:
+    """How long the last picture stays: as long as the file tells, or as the one before it where it tells nothing.
+
+    Args:
+        told_seconds: Duration of the picture as the file tells it, 0 where it does not.
+        step_seconds: From the picture before it, or `usual_step_seconds` where there is none.
+        interlaced: Whether it is; some containers tell the duration of one of its two fields.
+    """
+    if interlaced:
+        return max(told_seconds, min(step_seconds, 2 * told_seconds) if told_seconds else step_seconds)
+    return told_seconds or step_seconds
 
 
 def same_size(
@@ -369,7 +390,7 @@ def _decode(
     stream: av.VideoStream,
     *,
     salvage: bool,
-    on_packet: Callable[[av.Packet, bool], None] | None = None,
+    on_packet: Callable[[av.Packet | None, bool], None] | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Decode from where the file stands; with `salvage` what raises is skipped."""
     damaged_reads = 0
@@ -381,6 +402,8 @@ def _decode(
             damaged_reads += 1
             if not salvage or damaged_reads > _MAX_DAMAGED_READS:
                 raise
+            if on_packet:
+                on_packet(None, True)
             packets = container.demux(stream)  # a generator that raised is spent
             continue
         if packet is None:

@@ -1,16 +1,18 @@
 """What a frozen trunk knows already: logistic regression on its clip features, the bar that training must clear."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from railsformer.data.clips import ClipDataset, collate_clips
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["clip_features", "linear_probe"]
+__all__ = ["clip_features", "fit_linear_probe", "linear_probe"]
 
 
 @torch.inference_mode()
@@ -34,6 +36,33 @@ def clip_features(
     return torch.cat(features).numpy()
 
 
+def fit_linear_probe(
+    features: np.ndarray, labels: Sequence[int] | np.ndarray, *, regularisation: float = 0.1
+) -> Pipeline:
+    """Fit logistic regression on standardised features, every label of equal weight whatever its share.
+
+    Args:
+        features: One row a clip, shape (num_clips, width).
+        labels: Class index of each clip.
+        regularisation: scikit-learn's C; smaller holds the weights closer to zero.
+
+    Returns:
+        A fitted pipeline with `predict` and `predict_proba`.
+
+    Raises:
+        ValueError: If rows and labels differ in number, there are fewer than two labels, or a feature is not finite.
+    """
+    if len(features) != len(labels):
+        raise ValueError(f"features and labels must be of equal length, got {len(features)} and {len(labels)}")
+    if len(set(np.asarray(labels).tolist())) < 2:
+        raise ValueError("a probe needs clips of two labels or more to train on, got clips of one")
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise ValueError(f"features must be finite, row {row} is not; the trunk's weights may have diverged")
+    classifier = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=2000, random_state=0)
+    return make_pipeline(StandardScaler(), classifier).fit(features, labels)
+
+
 def linear_probe(
     model: RailsformerForVideoClassification,
     *,
@@ -54,9 +83,5 @@ def linear_probe(
     Returns:
         Predicted class indices, shape (num_test_clips,).
     """
-    classifier = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000, random_state=0),
-    )
     features = [clip_features(model, clips, num_workers=num_workers, progress=progress) for clips in (training, test)]
-    return classifier.fit(features[0], training.labels).predict(features[1])
+    return fit_linear_probe(features[0], training.labels).predict(features[1])

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,11 +18,17 @@ __all__ = ["DataArguments", "ModelArguments", "RunArguments", "Settings", "parse
 
 STARTS = ("model", "image_model", "from_scratch")
 SELECTION_FIGURES = ("f1_macro", "accuracy", "balanced_accuracy", "f1_weighted", "loss")
+LABEL_FIGURES = ("f1", "recall", "precision")  # of one label, such as recall/Cabin-Worker
+# Layers of a block that adapters may go to; `dense` are the extra ones behind every attention step but the last.
+LORA_TARGETS = ("qkv", "output", "dense", "mlp")
 # Flags of TrainingArguments that would go around something of ours, and what to do instead.
 REFUSED = {
     "remove_unused_columns": "the video would be dropped before it is read",
     "dataloader_drop_last": "validation videos would be dropped; our order fills the last batch of training anyway",
     "push_to_hub": "upload with `railsformer push RUN USER/NAME`, which is private unless you say --public",
+    "enable_jit_checkpoint": "SIGTERM saves and exits with 143 without it",
+    "ignore_data_skip": "a resumed run would show other clips; leave it out",
+    "auto_find_batch_size": "a run that changes its batch cannot be resumed; take what --plan says",
     "hub_token": "it would be written beside the model; set HF_TOKEN or run `hf auth login`",
 }
 
@@ -102,14 +109,35 @@ class DataArguments:
     flip: bool = field(default=False, metadata={"help": "Mirror half of the training clips"})
     light: float = field(default=0.0, metadata={"help": "Strength of random brightness, contrast and gamma, 0 to 1"})
     grey: float = field(default=0.0, metadata={"help": "Share of training clips shown without colour"})
-    class_balance: Literal["none", "sampler"] = field(
-        default="none", metadata={"help": "sampler: draw labels, and groups within a label, evenly"}
+    class_balance: Literal["none", "loss", "sampler", "both"] = field(
+        default="none",
+        metadata={
+            "help": "loss: weigh classes by their effective number of clips; sampler: draw labels, and groups within "
+            "a label, evenly"
+        },
+    )
+    effective_number_beta: float | None = field(
+        default=None, metadata={"help": "With class_balance loss or both: 0 weighs classes alike, near 1 by 1/n; .999"}
+    )
+    mixup_alpha: float = field(
+        default=0.0, metadata={"help": "Mix each training clip with another, by a share of Beta(alpha, alpha); 0: off"}
+    )
+    repeated_augmentation: int = field(
+        default=1, metadata={"help": "Draws of each clip that follow each other; an epoch is as many times longer"}
     )
 
     def __post_init__(self) -> None:
-        """A dataset must be named."""
+        """A dataset must be named, and what training varies must exist."""
         if not self.dataset:
             raise ValueError("--dataset must name a folder that `railsformer build` wrote, or a Hub dataset; got none")
+        _check_range(self, "mixup_alpha", least=0)
+        _check_range(self, "repeated_augmentation", least=1)
+        _check_range(self, "effective_number_beta", least=0, below=1)
+        if self.effective_number_beta is not None and self.class_balance not in ("loss", "both"):
+            raise ValueError(
+                f"effective_number_beta goes with class_balance loss or both, got {self.effective_number_beta} with "
+                f"class_balance {self.class_balance}"
+            )
 
 
 @dataclass
@@ -132,6 +160,36 @@ class RunArguments(TrainingArguments):
     head_learning_rate_factor: float = field(
         default=1.0, metadata={"help": "Learning rate of the new head over that of the trunk"}
     )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of a block over that of the block above it; 1: the same for all"}
+    )
+    focal_gamma: float = field(
+        default=0.0, metadata={"help": "Focal loss: how much less clips count that are already right; 0: off, often 2"}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations in a row without a better figure"}
+    )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Train low-rank adapters of this rank, the head and the time table; needs peft"},
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "With lora_rank: its product counts alpha / rank times; twice the rank"}
+    )
+    lora_targets: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"With lora_rank: which layers of every block, of {', '.join(LORA_TARGETS)}; not mlp"},
+    )
+    cache_embeddings: bool = field(
+        default=False,
+        metadata={"help": "With trainable=head: compute each clip's embedding once and fit the head on them"},
+    )
+    embedding_views: int | None = field(
+        default=None, metadata={"help": "With cache_embeddings: evaluation clips of a training video; 1"}
+    )
+    embedding_draws: int | None = field(
+        default=None, metadata={"help": "With cache_embeddings: augmented clips of a training video beside them; 0"}
+    )
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of one process; cores over local processes if not given"}
     )
@@ -141,7 +199,10 @@ class RunArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best epoch, not the last"})
     metric_for_best_model: str | None = field(
-        default="f1_macro", metadata={"help": f"Figure that chooses the epoch: {', '.join(SELECTION_FIGURES)}"}
+        default="f1_macro",
+        metadata={
+            "help": f"Figure that chooses the epoch: {', '.join(SELECTION_FIGURES)}, or of one label as recall/LABEL"
+        },
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log"})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode, for each training one"})
@@ -149,6 +210,17 @@ class RunArguments(TrainingArguments):
         default_factory=torch.cuda.is_available, metadata={"help": "Pin memory; only of use beside a GPU"}
     )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or a share of all steps below 1"})
+    # Going on after a kill, and bad clips.
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the newest whole checkpoint of output_dir; from the start where there is none"},
+    )
+    max_lost_share: float = field(
+        default=0.05, metadata={"help": "Share of an epoch's clips that may turn out unreadable before the run stops"}
+    )
+    allow_unseen_labels: bool = field(
+        default=False, metadata={"help": "Let validation hold labels that training has no clip of"}
+    )
 
     def __post_init__(self) -> None:
         """Check what transformers does not."""
@@ -157,21 +229,57 @@ class RunArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be set: {reason}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             _check_range(self, name, least=1)
-        for name in ("num_train_epochs", "learning_rate", "head_learning_rate_factor", "num_threads"):
+        for name in ("num_train_epochs", "learning_rate", "head_learning_rate_factor", "num_threads", "lora_alpha"):
             _check_range(self, name, above=0)
-        for name in ("dataloader_num_workers", "max_grad_norm", "weight_decay"):
+        for name in ("dataloader_num_workers", "max_grad_norm", "weight_decay", "focal_gamma", "embedding_draws"):
             _check_range(self, name, least=0)
-        if (self.metric_for_best_model or "").removeprefix("eval_") not in SELECTION_FIGURES:
-            raise ValueError(
-                f"metric_for_best_model must be one of {', '.join(SELECTION_FIGURES)}, "
-                f"got {self.metric_for_best_model!r}"
-            )
+        for name in ("early_stopping_patience", "lora_rank", "embedding_views"):
+            _check_range(self, name, least=1)
+        _check_range(self, "label_smoothing_factor", least=0, below=1)
+        _check_range(self, "layer_decay", above=0, most=1)
+        _check_range(self, "max_lost_share", least=0, most=1)
+        self._check_selection()
+        self._check_lora()
+        # Launchers do not say that several processes run on the CPU, and each would take itself for the only one.
+        if "LOCAL_RANK" in os.environ and torch.accelerator.current_accelerator(check_available=True) is None:
+            self.use_cpu = True
         if self.trainable_blocks is not None and (self.trainable != "time" or self.trainable_blocks < 1):
             raise ValueError(
                 f"trainable_blocks must be at least 1 and goes with trainable=time, got {self.trainable_blocks} with "
                 f"trainable={self.trainable}"
             )
         super().__post_init__()
+
+    def _check_selection(self) -> None:
+        """A figure that exists, and evaluations where something waits for them."""
+        figure = (self.metric_for_best_model or "").removeprefix("eval_")
+        kind, _, label = figure.partition("/")
+        if figure not in SELECTION_FIGURES and not (kind in LABEL_FIGURES and label):
+            raise ValueError(
+                f"metric_for_best_model must be one of {', '.join(SELECTION_FIGURES)}, or "
+                f"{', '.join(f'{name}/LABEL' for name in LABEL_FIGURES)}, got {self.metric_for_best_model!r}"
+            )
+        if getattr(self, "greater_is_better", None) is None:  # stock goes by the last letters, which may be a label's
+            self.greater_is_better = figure != "loss"
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError(
+                f"early_stopping_patience needs evaluations, got {self.early_stopping_patience} with eval_strategy no"
+            )
+
+    def _check_lora(self) -> None:
+        """Adapters of layers that exist, in a trunk that is otherwise frozen."""
+        unknown = [name for name in self.lora_targets if name not in LORA_TARGETS]
+        if unknown:
+            raise ValueError(f"lora_targets must be of {', '.join(LORA_TARGETS)}, got {unknown[0]!r}")
+        if self.lora_rank is None:
+            for name in ("lora_alpha", "lora_targets"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} goes with lora_rank, got {getattr(self, name)} without it")
+        elif self.trainable != "all":
+            raise ValueError(
+                f"lora_rank must not be given with trainable={self.trainable}: adapters freeze the trunk themselves; "
+                f"leave trainable out"
+            )
 
 
 class Settings(NamedTuple):
@@ -200,12 +308,14 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     values = {**recipe, **flags}
     if not values.get("output_dir"):
         raise ValueError("--output_dir must name the folder for the run, got none")
-    return Settings(
+    settings = Settings(
         model=_build(ModelArguments, values),
         data=_build(DataArguments, values),
         run=_build(RunArguments, values),
         given=values,
     )
+    _check_cache(settings)
+    return settings
 
 
 def print_help() -> None:
@@ -291,8 +401,44 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
     return kind(**{key: value for key, value in values.items() if key in names})
 
 
+def _check_cache(settings: Settings) -> None:
+    """Refuse what a head on cached embeddings would pass over.
+
+    Raises:
+        ValueError: With the setting.
+    """
+    run, data = settings.run, settings.data
+    if not run.cache_embeddings:
+        for name in ("embedding_views", "embedding_draws"):
+            if getattr(run, name) is not None:
+                raise ValueError(f"{name} goes with cache_embeddings, got {getattr(run, name)} without it")
+        if run.trainable == "head" and run.layer_decay != 1.0:
+            raise ValueError(f"layer_decay must be 1 with trainable=head: nothing lies below, got {run.layer_decay}")
+        return
+    if run.trainable != "head":
+        raise ValueError(f"cache_embeddings goes with trainable=head: the trunk must not move, got {run.trainable}")
+    passed_over = (
+        *((data, name) for name in ("mixup_alpha", "repeated_augmentation")),
+        *((run, name) for name in ("focal_gamma", "label_smoothing_factor", "layer_decay", "early_stopping_patience")),
+        (run, "lora_rank"),
+    )
+    stock = {item.name: item.default for kind in (DataArguments, RunArguments) for item in fields(kind)}
+    for arguments, name in passed_over:
+        if (value := getattr(arguments, name)) != stock[name]:
+            raise ValueError(
+                f"{name} must not be given with cache_embeddings, where a head is fitted on finished embeddings, "
+                f"got {value}"
+            )
+
+
 def _check_range(
-    arguments: Any, name: str, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    arguments: Any,
+    name: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
 ) -> None:
     """Refuse a number that is not finite or out of range; None means 'not given'.
 
@@ -300,10 +446,11 @@ def _check_range(
         ValueError: With name, bound and value.
     """
     value = getattr(arguments, name)
-    if value is None or (math.isfinite(value) and value >= least and above < value < below):
+    if value is None or (math.isfinite(value) and least <= value <= most and above < value < below):
         return
     bounds = [f"at least {least}"] if least > -math.inf else [f"above {above}"]
     bounds += [f"below {below}"] if below < math.inf else []
+    bounds += [f"at most {most}"] if most < math.inf else []
     raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value}")
 
 

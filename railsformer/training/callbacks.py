@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from railsformer.data.clips import ClipDataset
+from railsformer.training.mixing import MixedClips
 
 __all__ = ["EpochCallback", "ReadableProgress"]
 
@@ -13,7 +15,7 @@ __all__ = ["EpochCallback", "ReadableProgress"]
 class EpochCallback(TrainerCallback):
     """Tells the training clips which epoch they belong to, also after a resume."""
 
-    def __init__(self, clips: ClipDataset) -> None:
+    def __init__(self, clips: ClipDataset | MixedClips) -> None:
         self.clips = clips
 
     def on_epoch_begin(
@@ -24,7 +26,17 @@ class EpochCallback(TrainerCallback):
 
 
 class ReadableProgress(ProgressCallback):
-    """The stock bar, with one short line an evaluation instead of printed dictionaries."""
+    """The stock bar, with the pace of training, and one short line an evaluation instead of printed dictionaries."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar where the run begins, so that the time left after a resume is that of its own steps."""
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps, initial=state.global_step, dynamic_ncols=True, unit="step", smoothing=0.1
+            )
 
     def on_log(
         self,
@@ -34,11 +46,15 @@ class ReadableProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show loss and learning rate in the bar, and the figures of an evaluation as a line."""
+        """Show loss, learning rate, pace and the wait for data; and the figures of an evaluation as a line."""
         if not state.is_world_process_zero or self.training_bar is None or logs is None:
             return
         if "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}", lr=f"{logs['learning_rate']:.1e}")
+            shown = {"loss": f"{float(logs['loss']):.3f}", "lr": f"{logs['learning_rate']:.1e}"}
+            if "clips_per_second" in logs:
+                shown["clips/s"] = f"{logs['clips_per_second']:.3g}"
+                shown["data wait"] = f"{logs['data_wait_share']:.0%}"
+            self.training_bar.set_postfix(shown)
         if "eval_f1_macro" in logs:
             self.training_bar.write(
                 f"epoch {logs['epoch']:.0f} of {args.num_train_epochs:.0f}: validation macro F1 "

@@ -3,13 +3,24 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from railsformer.data.clips import ClipDataset
+__all__ = ["EpochSampler", "even_chances"]
 
-__all__ = ["EpochSampler"]
+
+class _Clips(Protocol):
+    """What the order needs to know of the clips."""
+
+    @property
+    def labels(self) -> list[int]: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    def __len__(self) -> int: ...
 
 
 class EpochSampler(torch.utils.data.Sampler[int]):
@@ -25,31 +36,48 @@ class EpochSampler(torch.utils.data.Sampler[int]):
         seed: Seed of the order.
         balance: Draw labels evenly, and groups evenly within a label, with replacement.
         batch_size: Clips of an optimizer step over all processes and accumulation steps.
+        repeats: Draws of a clip that follow each other, all within one such batch (repeated augmentation, Hoffer et
+            al. 2020, arXiv 1901.09335); an epoch is as many times longer.
+
+    Raises:
+        ValueError: If repeats is below 1 or does not divide batch_size.
     """
 
     def __init__(
-        self, clips: ClipDataset, *, groups: Sequence[str], seed: int, balance: bool, batch_size: int = 1
+        self,
+        clips: _Clips,
+        *,
+        groups: Sequence[str],
+        seed: int,
+        balance: bool,
+        batch_size: int = 1,
+        repeats: int = 1,
     ) -> None:
-        self.clips, self.seed, self.batch_size = clips, seed, batch_size
-        self.weights = _even_weights(clips.labels, groups) if balance else None
+        if repeats < 1 or batch_size % repeats:
+            raise ValueError(
+                f"repeated_augmentation must divide the {batch_size} clips of an optimizer step (batch size x "
+                f"processes x accumulation steps), so that a clip's draws stay together, got {repeats}"
+            )
+        self.clips, self.seed, self.batch_size, self.repeats = clips, seed, batch_size, repeats
+        self.chances = even_chances(clips.labels, groups) if balance else None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.clips) / self.batch_size) * self.batch_size
+        return math.ceil(len(self.clips) * self.repeats / self.batch_size) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.clips.epoch])
-        num_clips = len(self.clips)
-        if self.weights is None:
-            order = np.resize(rng.permutation(num_clips), len(self))
+        num_clips, num_chosen = len(self.clips), len(self) // self.repeats
+        if self.chances is None:
+            order = np.resize(rng.permutation(num_clips), num_chosen)
         else:
-            order = rng.choice(num_clips, size=len(self), p=self.weights)
+            order = rng.choice(num_clips, size=num_chosen, p=self.chances)
         draws: Counter[int] = Counter()
-        for index in order.tolist():
+        for index in order.repeat(self.repeats).tolist():
             yield draws[index] * num_clips + index
             draws[index] += 1
 
 
-def _even_weights(labels: Sequence[int], groups: Sequence[str]) -> np.ndarray:
+def even_chances(labels: Sequence[int], groups: Sequence[str]) -> np.ndarray:
     """Chance of each clip when labels, and groups within a label, are equally likely, shape (num_clips,)."""
     cells = Counter(zip(labels, groups, strict=True))
     groups_of_label = Counter(label for label, _ in cells)

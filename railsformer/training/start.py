@@ -1,14 +1,47 @@
 """What a run starts from: the model at the wanted clip size, its pixels, and which of its weights are trained."""
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from railsformer.data.clips import VideoDataset
+import datasets
+
+from railsformer.data.clips import ClipDataset, VideoDataset, collate_training_clips
+from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import IMAGENET_MEAN_STD, PixelSettings, TrainingAugmentation
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
-from railsformer.training.arguments import DataArguments, ModelArguments, RunArguments
+from railsformer.training.arguments import DataArguments, ModelArguments, RunArguments, Settings
+from railsformer.training.lora import add_lora
+from railsformer.training.losses import ClipLoss, effective_number_weights
+from railsformer.training.mixing import MixedClips, collate_mixed_clips
+from railsformer.training.samplers import EpochSampler, even_chances
 
-__all__ = ["build_model", "choose_augmentation", "choose_pixels", "choose_trainable"]
+__all__ = [
+    "TrainingClips",
+    "build_model",
+    "choose_augmentation",
+    "choose_clips",
+    "choose_loss",
+    "choose_pixels",
+    "choose_trainable",
+    "groups_of",
+]
+
+DEFAULT_BETA = 0.999
+
+
+class TrainingClips(NamedTuple):
+    """What training shows.
+
+    Args:
+        clips: The clips; mixed where the recipe says so.
+        sampler: Their order.
+        collate: Makes a batch of them.
+    """
+
+    clips: ClipDataset | MixedClips
+    sampler: EpochSampler
+    collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
 def build_model(arguments: ModelArguments, dataset: VideoDataset) -> RailsformerForVideoClassification:
@@ -86,12 +119,57 @@ def choose_augmentation(data: DataArguments, pixels: PixelSettings) -> TrainingA
     )
 
 
-def choose_trainable(model: RailsformerForVideoClassification, run: RunArguments) -> None:
-    """Freeze what `trainable` leaves out.
+def choose_clips(
+    settings: Settings, rows: datasets.Dataset, *, config: RailsformerConfig, pixels: PixelSettings, batch_size: int
+) -> TrainingClips:
+    """The training clips of a recipe, their order and how they become a batch.
+
+    Args:
+        settings: The recipe.
+        rows: Rows of the training split.
+        config: Of the model.
+        pixels: The model's input.
+        batch_size: Clips of an optimizer step over all processes and accumulation steps.
 
     Raises:
-        ValueError: If there are fewer blocks than `trainable_blocks`.
+        ValueError: If the augmentation does not fit the pixels, or a step cannot hold a clip's repeated draws.
     """
+    data, seed = settings.data, settings.run.seed
+    plain = ClipDataset(
+        rows,
+        sampling=ClipSampling.from_config(config),
+        pixels=pixels,
+        augmentation=choose_augmentation(data, pixels),
+        seed=seed,
+        keep_lost=True,
+    )
+    groups, balance = groups_of(rows), data.class_balance in ("sampler", "both")
+    clips: ClipDataset | MixedClips = plain
+    collate: Callable[..., dict[str, Any]] = collate_training_clips
+    if data.mixup_alpha:
+        chances = even_chances(plain.labels, groups) if balance else None
+        clips = MixedClips(plain, alpha=data.mixup_alpha, partner_chances=chances)
+        collate = collate_mixed_clips
+    sampler = EpochSampler(
+        clips, groups=groups, seed=seed, balance=balance, batch_size=batch_size, repeats=data.repeated_augmentation
+    )
+    return TrainingClips(clips, sampler, collate)
+
+
+def groups_of(rows: datasets.Dataset) -> list[str]:
+    """Group of each row: its camera or recording, or nothing where the dataset has no such column."""
+    return [str(group) for group in rows["group"]] if "group" in rows.column_names else [""] * len(rows)
+
+
+def choose_trainable(model: RailsformerForVideoClassification, run: RunArguments) -> None:
+    """Freeze what `trainable` leaves out, or all but adapters, head and time table with `lora_rank`.
+
+    Raises:
+        ValueError: If there are fewer blocks than `trainable_blocks`, or adapters do not fit.
+    """
+    if run.lora_rank is not None:
+        add_lora(model, run)
+        return
     if run.trainable == "all":
         return
     blocks = model.config.num_hidden_layers
@@ -104,3 +182,22 @@ def choose_trainable(model: RailsformerForVideoClassification, run: RunArguments
             any(part.startswith("temporal_") for part in parts) and int(parts[parts.index("layer") + 1]) >= first_block
         )
         parameter.requires_grad_(name.startswith("classifier.") or (run.trainable == "time" and in_time))
+
+
+def choose_loss(data: DataArguments, run: RunArguments, *, labels: Sequence[int], num_labels: int) -> ClipLoss:
+    """The training loss of a recipe.
+
+    Args:
+        data: With class_balance and effective_number_beta.
+        run: With focal_gamma and label_smoothing_factor.
+        labels: Class index of each clip of the training split: every process computes the same weights from them.
+        num_labels: Number of classes.
+    """
+    weights = None
+    if data.class_balance in ("loss", "both"):
+        beta = DEFAULT_BETA if data.effective_number_beta is None else data.effective_number_beta
+        chosen = effective_number_weights(
+            labels, num_labels=num_labels, beta=beta, drawn_evenly=data.class_balance == "both"
+        )
+        weights = tuple(chosen.tolist())
+    return ClipLoss(weights, focal_gamma=run.focal_gamma, label_smoothing=run.label_smoothing_factor)

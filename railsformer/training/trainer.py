@@ -2,20 +2,22 @@
 
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import EvalPrediction, Trainer, set_seed
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from railsformer.data.clips import ClipDataset, VideoDataset, collate_clips, load_video_dataset
@@ -23,22 +25,39 @@ from railsformer.data.folders import check_output_dir
 from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
-from railsformer.evaluation.metrics import VideoClassificationMetrics
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, Settings
+from railsformer.training.bad_clips import LostClips
 from railsformer.training.callbacks import EpochCallback, ReadableProgress
-from railsformer.training.hf_trainer import RailsformerTrainer
+from railsformer.training.figures import check_selection, validation_figures
+from railsformer.training.frozen import EMBEDDINGS_FOLDER, fit_frozen_trunk
+from railsformer.training.guarded_trainer import GuardedTrainer
 from railsformer.training.licenses import license_of_base, non_commercial_notice
-from railsformer.training.samplers import EpochSampler
-from railsformer.training.start import build_model, choose_augmentation, choose_pixels, choose_trainable
+from railsformer.training.lora import ADAPTER_FOLDER, merge_lora
+from railsformer.training.plan import overflow_advice, warn_if_large
+from railsformer.training.recorder import RunRecorder
+from railsformer.training.resume import (
+    check_room,
+    checkpoints_of,
+    newest_whole_checkpoint,
+    refuse_another_run,
+    what_is_missing,
+)
+from railsformer.training.start import build_model, choose_clips, choose_loss, choose_pixels, choose_trainable
+from railsformer.training.stopping import RunTerminatedError
+from railsformer.training.summary import write_summary
 
 __all__ = ["TrainingSummary", "build_trainer", "train"]
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 SETTINGS_FILE = "train_config.yaml"
 FACTS_FILE = "run.json"
 RUNNING_FILE = ".running"
+# Beyond this a step shows every clip so often that the batch cannot be meant.
+MOST_BATCHES_OF_CLIPS = 10
 # Settings of the Trainer that a reader looks for, also where they are transformers' defaults.
 ALWAYS_SAVED = (
     "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "warmup_steps", "num_train_epochs",
@@ -60,6 +79,11 @@ class TrainingSummary:
         labels: Label names in the order of their indices.
         validation: Figures of the chosen epoch on validation.
         is_main_process: Whether this process is the one that writes.
+        lost_clips: Training files that could not be read: `file`, `count`, `reason`.
+        pace: `clips_per_second` and `data_wait_share` of training steps, as the first process met them.
+        class_weights: Weight of each label in the loss, where they differ.
+        head: With cached embeddings, the regularisation that was taken, and the figure at each that was tried.
+        cost: Seconds, memory and energy, as `RunRecorder` measured them.
     """
 
     run_dir: Path
@@ -70,6 +94,11 @@ class TrainingSummary:
     labels: tuple[str, ...]
     validation: dict[str, float]
     is_main_process: bool
+    lost_clips: list[dict[str, Any]] = field(default_factory=list)
+    pace: dict[str, float] = field(default_factory=dict)
+    class_weights: dict[str, float] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
 
 
 def train(settings: Settings) -> TrainingSummary:
@@ -85,119 +114,290 @@ def train(settings: Settings) -> TrainingSummary:
         FileExistsError: If the run folder holds something and nothing is resumed.
         FileNotFoundError: If dataset or base are not there.
         PermissionError: If the run folder cannot be written.
-        ValueError: If a split is missing or empty, settings do not fit the base, or training diverges.
-        VideoDecodeError: If a video turns out unreadable.
+        RunTerminatedError: After SIGTERM, with a checkpoint; it is a SystemExit with code 143.
+        ValueError: If a split is missing or empty, settings do not fit the base or the checkpoint, the disk is full,
+            training diverges, or too many training clips cannot be read.
+        VideoDecodeError: If a validation video turns out unreadable.
     """
     run, run_dir = settings.run, Path(str(settings.run.output_dir))
-    with _claimed(run_dir, resume=bool(run.resume_from_checkpoint)):
+    with _claimed(run_dir, resume=run.resume, resume_from=run.resume_from_checkpoint):
         _set_num_threads(run, local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         dataset = load_video_dataset(str(settings.data.dataset))
-        base = _located(settings.model.model or settings.model.image_model)
-        if base and PartialState().is_main_process and (notice := non_commercial_notice(base)):
-            logger.warning("%s", notice)
+        base = _announced(_located(settings.model.model or settings.model.image_model))
         set_seed(run.seed)
         model = build_model(settings.model, dataset)
         choose_trainable(model, run)
         pixels = choose_pixels(settings.model, settings.data, model.config)
-        trainer = build_trainer(settings, dataset, model, pixels)
-        trainer.train(resume_from_checkpoint=run.resume_from_checkpoint)
-        trainer.save_model(str(run_dir))
-        summary = TrainingSummary(
+        begun = TrainingSummary(
             run_dir=run_dir,
             base=base,
             dataset=str(_located(dataset.name)),
             dataset_fingerprint=dataset.fingerprint,
             split_kind=dataset.split_kind,
             labels=dataset.labels,
-            validation=_kept_figures(trainer),
-            is_main_process=trainer.is_world_process_zero(),
+            validation={},
+            is_main_process=PartialState().is_main_process,
         )
+        solve = _solve_head if run.cache_embeddings else _optimise
+        summary = solve(settings, dataset, model, pixels, begun)
         if summary.is_main_process:
             pixels.save_pretrained(run_dir)
-            trainer.state.save_to_json(str(run_dir / "trainer_state.json"))
             _save_facts(settings, summary)
+            if (run_dir / "trainer_state.json").is_file():
+                write_summary(run_dir)
         PartialState().wait_for_everyone()
     return summary
 
 
+def _optimise(
+    settings: Settings,
+    dataset: VideoDataset,
+    model: RailsformerForVideoClassification,
+    pixels: PixelSettings,
+    begun: TrainingSummary,
+) -> TrainingSummary:
+    """Train with the Trainer, and save the model; adapters are merged into it, and saved beside it."""
+    if begun.is_main_process:
+        warn_if_large(settings, model)
+    trainer, recorder = build_trainer(settings, dataset, model, pixels), RunRecorder()
+    trainer.add_callback(recorder)
+    try:
+        _fit(trainer, begun.run_dir)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(overflow_advice(settings, error)) from None
+    if settings.run.lora_rank is not None:
+        merge_lora(model, adapter_dir=begun.run_dir / ADAPTER_FOLDER if begun.is_main_process else None)
+    trainer.save_model(str(begun.run_dir))
+    if begun.is_main_process:
+        trainer.state.save_to_json(str(begun.run_dir / "trainer_state.json"))
+    weights = trainer.clip_loss.class_weights
+    return replace(
+        begun,
+        validation=_kept_figures(trainer),
+        lost_clips=trainer.lost_clips.gathered(),
+        pace=trainer.whole_pace.figures(),
+        class_weights=dict(zip(dataset.labels, weights, strict=True)) if weights else {},
+        cost=recorder.record,
+    )
+
+
+def _solve_head(
+    settings: Settings,
+    dataset: VideoDataset,
+    model: RailsformerForVideoClassification,
+    pixels: PixelSettings,
+    begun: TrainingSummary,
+) -> TrainingSummary:
+    """Fit the head on cached embeddings, and save the model."""
+    model.to(settings.run.device)
+    fit = fit_frozen_trunk(settings, dataset, model, pixels, folder=begun.run_dir / EMBEDDINGS_FOLDER)
+    model.save_pretrained(begun.run_dir)
+    head = {"regularisation": fit.regularisation, "tried": fit.tried}
+    return replace(begun, validation=fit.validation, head=head)
+
+
 @contextmanager
-def _claimed(run_dir: Path, *, resume: bool) -> Iterator[None]:
+def _claimed(run_dir: Path, *, resume: bool, resume_from: str | None) -> Iterator[None]:
     """Hold the run folder for this run alone; every process refuses together, and a failed start leaves nothing.
 
     Raises:
-        FileExistsError: If it holds something, or another run is writing it.
+        FileExistsError: If it holds something that is not to be resumed, or another run is writing it.
         PermissionError: If it cannot be written.
+        ValueError: If it is to be resumed but is finished.
     """
-    state = PartialState()
-    refusal: list[OSError | None] = [None]
-    if state.is_main_process:
-        try:
-            if not resume:
-                check_output_dir(run_dir)
-            run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / RUNNING_FILE).touch()
-        except OSError as error:
-            refusal = [error]
-    broadcast_object_list(refusal)
-    if refusal[0] is not None:
-        raise refusal[0]
+
+    def claim() -> None:
+        if resume and (run_dir / FACTS_FILE).exists():
+            raise ValueError(
+                f"output_dir {run_dir} holds a finished run, there is nothing to resume; to train on, name another "
+                f"folder and start with --model {run_dir}"
+            )
+        left = any((run_dir / name).exists() for name in (RUNNING_FILE, EMBEDDINGS_FOLDER))
+        begun = resume and (bool(checkpoints_of(run_dir)) or left)
+        if not begun and not resume_from:
+            check_output_dir(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / RUNNING_FILE).touch()
+
+    _on_main_process(claim)
     try:
         yield
     finally:
-        if state.is_main_process:
+        if PartialState().is_main_process:
             (run_dir / RUNNING_FILE).unlink(missing_ok=True)
             if not any(run_dir.iterdir()):
                 run_dir.rmdir()
 
 
+def _on_main_process(action: Callable[[], Result]) -> Result:
+    """Do something in the first process; all of them have its result, or raise its error."""
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = action()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(Result, outcome[0])
+
+
+def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
+    """Train, from a checkpoint where one is asked for, and say how to go on where it ends early.
+
+    Raises:
+        RunTerminatedError: After SIGTERM.
+        ValueError: If the checkpoint is not whole or of another run, the disk is full, or training fails.
+    """
+
+    def prepare() -> Path | None:
+        check_room(run_dir, trainer.model, trainer.args, num_saves=_num_saves(trainer))
+        checkpoint = _chosen_checkpoint(trainer.args, run_dir)
+        if checkpoint:
+            refuse_another_run(checkpoint, trainer.identity)
+        return checkpoint
+
+    checkpoint = _on_main_process(prepare)
+    try:
+        with trainer.stop:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RunTerminatedError as error:
+        if trainer.is_world_process_zero():
+            logger.warning("terminated; %s is saved: go on with --resume", error.checkpoint)
+        raise
+    except KeyboardInterrupt:
+        if trainer.is_world_process_zero():
+            last = newest_whole_checkpoint(run_dir)
+            logger.warning("interrupted; %s", f"{last} is whole: go on with --resume" if last else "nothing was saved")
+        raise
+
+
+def _chosen_checkpoint(run: RunArguments, run_dir: Path) -> Path | None:
+    """The checkpoint to go on from; None starts from the beginning.
+
+    Raises:
+        ValueError: If the checkpoint that was named is not whole.
+    """
+    if run.resume_from_checkpoint and run.resume_from_checkpoint.lower() != "true":
+        checkpoint = Path(run.resume_from_checkpoint)
+        if reason := what_is_missing(checkpoint):
+            raise ValueError(f"{checkpoint} cannot be resumed: {reason}; name another one, or give --resume")
+        return checkpoint
+    if not run.resume and not run.resume_from_checkpoint:
+        return None
+    newest = newest_whole_checkpoint(run_dir)
+    logger.info("%s", f"going on from {newest}" if newest else "no whole checkpoint to resume: starting anew")
+    return newest
+
+
+def _num_saves(trainer: GuardedTrainer) -> int:
+    """Checkpoints that a run writes in all."""
+    run, sampler = trainer.args, trainer.train_sampler
+    steps_of_epoch = len(sampler) // sampler.batch_size
+    steps = run.max_steps if run.max_steps > 0 else math.ceil(run.num_train_epochs * steps_of_epoch)
+    if run.save_strategy == "no":
+        return 0
+    if run.save_strategy == "steps":
+        return int(steps // (run.save_steps if run.save_steps >= 1 else max(1, math.ceil(steps * run.save_steps))))
+    return math.ceil(steps / steps_of_epoch)
+
+
 def build_trainer(
     settings: Settings, dataset: VideoDataset, model: RailsformerForVideoClassification, pixels: PixelSettings
-) -> RailsformerTrainer:
+) -> GuardedTrainer:
     """The Trainer with its clips, their order, figures and progress.
 
     Raises:
-        ValueError: If the train or validation split is missing or empty.
+        ValueError: If the train or validation split is missing or empty, they do not go together, or a batch is much
+            larger than the split.
     """
-    run, sampling = settings.run, ClipSampling.from_config(model.config)
+    run = settings.run
     rows, validation_rows = dataset.split("train"), dataset.split("validation")
-    clips = ClipDataset(
-        rows,
-        sampling=sampling,
-        pixels=pixels,
-        augmentation=choose_augmentation(settings.data, pixels),
-        seed=run.seed,
-    )
-    trainer = RailsformerTrainer(
+    batch_size = run.train_batch_size * run.world_size * run.gradient_accumulation_steps
+    _check_splits(dataset, batch_size=batch_size, allow_unseen=run.allow_unseen_labels)
+    selection = str(run.metric_for_best_model)
+    check_selection(selection, label_names=dataset.labels, validation_labels=validation_rows["label"])
+    clips, sampler, collate = choose_clips(settings, rows, config=model.config, pixels=pixels, batch_size=batch_size)
+    callbacks: list[TrainerCallback] = [EpochCallback(clips)]
+    if run.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run.early_stopping_patience))
+    trainer = GuardedTrainer(
         model=model,
         args=run,
         train_dataset=clips,
-        eval_dataset=ClipDataset(validation_rows, sampling=sampling, pixels=pixels),
-        data_collator=collate_clips,
+        eval_dataset=ClipDataset(validation_rows, sampling=ClipSampling.from_config(model.config), pixels=pixels),
+        data_collator=collate,
+        eval_collator=collate_clips,
         compute_metrics=_figures_of(dataset.labels),
-        callbacks=[EpochCallback(clips)],
+        callbacks=callbacks,
+        identity=_identity(settings, dataset, model, global_batch_size=batch_size),
+        lost_clips=LostClips(clips_of_epoch=len(sampler), max_share=run.max_lost_share),
     )
-    trainer.train_sampler = EpochSampler(
-        clips,
-        groups=[str(group) for group in rows["group"]] if "group" in rows.column_names else [""] * len(rows),
-        seed=run.seed,
-        balance=settings.data.class_balance == "sampler",
-        batch_size=run.train_batch_size * run.world_size * run.gradient_accumulation_steps,
-    )
+    trainer.train_sampler = sampler
+    trainer.clip_loss = choose_loss(settings.data, run, labels=clips.labels, num_labels=len(dataset.labels))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ReadableProgress)
     return trainer
+
+
+def _check_splits(dataset: VideoDataset, *, batch_size: int, allow_unseen: bool) -> None:
+    """Refuse splits that cannot be meant.
+
+    Raises:
+        ValueError: If validation has labels that training has no clip of, or a step takes every clip many times.
+    """
+    rows = dataset.split("train")
+    if batch_size > MOST_BATCHES_OF_CLIPS * len(rows):
+        raise ValueError(
+            f"batch size x processes x gradient_accumulation_steps must be at most {MOST_BATCHES_OF_CLIPS} times the "
+            f"{len(rows)} training clips, got {batch_size}; lower --per_device_train_batch_size or "
+            "--gradient_accumulation_steps"
+        )
+    unseen = Counter(dataset.split("validation")["label"])
+    for label in set(rows["label"]):
+        unseen.pop(label, None)
+    if unseen and not allow_unseen:
+        named = ", ".join(f"{dataset.labels[label]} ({count})" for label, count in sorted(unseen.items()))
+        raise ValueError(
+            f"validation of {dataset.name} has clips of labels that training has none of: {named}; build the dataset "
+            "with other splits, or give --allow_unseen_labels"
+        )
+
+
+def _identity(
+    settings: Settings, dataset: VideoDataset, model: RailsformerForVideoClassification, *, global_batch_size: int
+) -> dict[str, Any]:
+    """What must be the same for a run to go on from a checkpoint."""
+    config = model.config
+    return {
+        "labels": list(dataset.labels),
+        "attention_type": config.attention_type,
+        "num_frames": config.num_frames,
+        "image_size": list(config.image_height_width),
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "dataset_fingerprint": dataset.fingerprint,
+        "train_clips": len(dataset.split("train")),
+        "class_balance": settings.data.class_balance,
+        "effective_number_beta": settings.data.effective_number_beta,
+        "mixup_alpha": settings.data.mixup_alpha,
+        "repeated_augmentation": settings.data.repeated_augmentation,
+        "focal_gamma": settings.run.focal_gamma,
+        "layer_decay": settings.run.layer_decay,
+        "trainable": settings.run.trainable,
+        "lora_rank": settings.run.lora_rank,
+        "global_batch_size": global_batch_size,
+        "seed": settings.run.seed,
+    }
 
 
 def _figures_of(labels: tuple[str, ...]) -> Any:
     """`compute_metrics` for the Trainer, through the same module as the report."""
 
     def figures(prediction: EvalPrediction) -> dict[str, float]:
-        computed = VideoClassificationMetrics(keep_in_memory=True).compute(
-            predictions=np.argmax(prediction.predictions, axis=-1),
-            references=prediction.label_ids,
-            label_names=list(labels),
-        )
-        return {key: value for key, value in (computed or {}).items() if isinstance(value, float)}
+        predicted = np.argmax(prediction.predictions, axis=-1)
+        return validation_figures(predicted, prediction.label_ids, label_names=labels)
 
     return figures
 
@@ -207,7 +407,8 @@ def _kept_figures(trainer: Trainer) -> dict[str, float]:
     entries = [log for log in trainer.state.log_history if "eval_f1_macro" in log]
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     chosen = [log for log in entries if log["step"] == best_step] or entries[-1:]
-    return {key.removeprefix("eval_"): value for key, value in chosen[0].items()} if chosen else {}
+    figures = chosen[0] if chosen else {}
+    return {key.removeprefix("eval_"): value for key, value in figures.items() if "/" not in key}
 
 
 def _save_facts(settings: Settings, summary: TrainingSummary) -> None:
@@ -229,6 +430,13 @@ def _save_facts(settings: Settings, summary: TrainingSummary) -> None:
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
     (summary.run_dir / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _announced(base: str | None) -> str | None:
+    """The base, after a word where its licence forbids commercial use."""
+    if base and PartialState().is_main_process and (notice := non_commercial_notice(base)):
+        logger.warning("%s", notice)
+    return base
 
 
 def _located(name: str | None) -> str | None:

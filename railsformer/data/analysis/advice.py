@@ -1,10 +1,10 @@
 """What is out of line in a dataset: one sentence each, with the number and what to do."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from railsformer.data.analysis import DEFAULT_CLIP, default_clip_seconds
+from railsformer.data.analysis.measure import DEFAULT_CLIP, default_clip_seconds
 
 __all__ = ["LEVELS", "Advice", "advise"]
 
@@ -20,11 +20,13 @@ _DARK_GAP = 15.0  # grey levels between the darkest quarter and the middle that 
 _SHORT_SHARE = 0.05
 _OTHER_RATE_SHARE = 0.02
 _LOST_SHARE = 0.01
+_COPIES_SHARE = 0.10
+_MAX_NAMED = 6
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing that is out of line.
+    """One kind of thing that is out of line.
 
     Attributes:
         code: Its name for programs.
@@ -109,33 +111,32 @@ def _classes(statistics: Mapping[str, Any]) -> Iterator[Advice]:
                 "side with --test_groups and --validation_groups.",
             )
     tested = by_split.get("test", {})
-    barely = [f"{_quoted(label)} ({tested[label]})" for label in tested if 0 < tested[label] < FEW_TESTED]
+    barely = _few(tested, FEW_TESTED)
     if barely:
         yield Advice(
             "few_in_test",
             "beware",
-            f"test has fewer than {FEW_TESTED} clips of {', '.join(barely)}, so that one mistake moves recall by "
+            f"test has fewer than {FEW_TESTED} clips of {_list(barely)}, so that one mistake moves recall by "
             f"more than {100 // FEW_TESTED} points: choose groups that show more of them with --test_groups.",
         )
-    few = sorted((total, label) for label, total in totals.items() if 0 < total < FEW_CLIPS)
-    for total, label in few:
+    few = _few(totals, FEW_CLIPS)
+    if few:
         yield Advice(
             "few_clips",
             "beware",
-            f"{_quoted(label)} has {_clips(total)}, fewer than {FEW_CLIPS}: too few to learn it on "
-            "new cameras, so film more of it.",
+            f"There are fewer than {FEW_CLIPS} clips of {_list(few)}, too few to learn on new cameras: film more.",
         )
     if statistics["recordings_unknown"] or len(by_group) < 2:
         return
-    for label in statistics["labels"]:
-        showing = [group for group, counts in by_group.items() if counts[label]]
-        if len(showing) == 1:
-            yield Advice(
-                "one_group",
-                "beware",
-                f"{_quoted(label)} is shown by 1 of {len(by_group)} groups only ({_quoted(showing[0])}), so that no "
-                "test can judge it where training has not been: film it elsewhere too.",
-            )
+    showing = {label: [group for group in by_group if by_group[group][label]] for label in statistics["labels"]}
+    alone = [f"{_quoted(label)} ({_quoted(groups[0])})" for label, groups in showing.items() if len(groups) == 1]
+    if alone:
+        yield Advice(
+            "one_group",
+            "beware",
+            f"Shown by 1 of {len(by_group)} groups only: {_list(alone)}; no test can judge this where training has "
+            "not been, so film it elsewhere too.",
+        )
 
 
 def _light(statistics: Mapping[str, Any]) -> Iterator[Advice]:
@@ -192,12 +193,13 @@ def _footage(statistics: Mapping[str, Any]) -> Iterator[Advice]:
     if durations and short / durations["count"] >= _SHORT_SHARE:
         # so that nineteen clips of twenty are long enough
         interval = int(durations["p05"] * DEFAULT_CLIP.nominal_fps / DEFAULT_CLIP.num_frames)
+        fitting = max(1, min(interval, DEFAULT_CLIP.frame_interval - 1))
         yield Advice(
             "short_clips",
             "note",
-            f"{short} of {_clips(durations['count'])} are shorter than the default clip of "
-            f"{default_clip_seconds():.1f} s ({DEFAULT_CLIP.num_frames} pictures, {DEFAULT_CLIP.step_seconds:.2f} s "
-            f"apart): train with --frame_interval {max(1, min(interval, DEFAULT_CLIP.frame_interval - 1))} to fit "
+            f"{short} of {_clips(durations['count'])} {'is' if short == 1 else 'are'} shorter than the default "
+            f"clip of {default_clip_seconds():.1f} s ({DEFAULT_CLIP.num_frames} pictures, "
+            f"{DEFAULT_CLIP.step_seconds:.2f} s apart): train with --frame_interval {fitting} to fit "
             "nearly all.",
         )
     rates = statistics["rates"]
@@ -208,19 +210,32 @@ def _footage(statistics: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             "mixed_rates",
             "note",
-            f"{others} of {_clips(total)} do not have the commonest rate ({main} pictures a second): clips are cut in "
-            "time, so keep them, but see that no class has a rate of its own.",
+            f"{others} of {_clips(total)} {'has' if others == 1 else 'have'} another rate than the commonest ({main} "
+            "pictures a second): clips are cut in time, so keep them, but see that no class has a rate of its own.",
+        )
+
+
+def _copies_left_out(statistics: Mapping[str, Any]) -> Iterator[Advice]:
+    lost = (statistics["copies"] or {}).get("num_left_out", 0)
+    whole = lost + statistics["num_clips"]
+    if lost and lost / whole > _COPIES_SHARE:
+        yield Advice(
+            "copies_left_out",
+            "beware",
+            f"{lost} of {whole} readable clips ({lost / whole:.0%}) were left out as copies of clips on another side: "
+            "look at some of them (audit.json, left_out), and to keep them choose groups with --group_by, "
+            "--test_groups and --validation_groups so that copies share a side.",
         )
 
 
 def _lost(statistics: Mapping[str, Any]) -> Iterator[Advice]:
     lost = statistics["quarantine"]["num_files"]
-    whole = lost + statistics["num_clips"]
+    whole = lost + statistics["num_clips"] + (statistics["copies"] or {}).get("num_left_out", 0)
     if lost and lost / whole >= _LOST_SHARE:
         yield Advice(
             "quarantine",
             "note",
-            f"{lost} of {whole} files ({lost / whole:.1%}) were left out as damaged: copy them again from where they "
+            f"{lost} of {whole} clips ({lost / whole:.1%}) were left out as damaged: copy them again from where they "
             "were recorded, and build again.",
         )
 
@@ -232,6 +247,7 @@ _RULES: tuple[Callable[[Mapping[str, Any]], Iterator[Advice]], ...] = (
     _light,
     _shortcuts,
     _footage,
+    _copies_left_out,
     _lost,
 )
 
@@ -244,5 +260,19 @@ def _quoted(name: str) -> str:
     return f"'{name}'"
 
 
-def _names(names: list[str]) -> str:
-    return " and ".join([", ".join(map(_quoted, names[:-1])), _quoted(names[-1])]) if names[1:] else _quoted(names[0])
+def _few(counts: Mapping[str, int], limit: int) -> list[str]:
+    """Labels that occur, but less often than that, the rarest first."""
+    rare = sorted((count, label) for label, count in counts.items() if 0 < count < limit)
+    return [f"{_quoted(label)} ({count})" for count, label in rare]
+
+
+def _names(names: Sequence[str]) -> str:
+    return _list([_quoted(name) for name in names])
+
+
+def _list(words: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    shown, more = list(words[:_MAX_NAMED]), len(words) - _MAX_NAMED
+    if more > 0:
+        shown.append(f"{more} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if shown[1:] else shown[0]

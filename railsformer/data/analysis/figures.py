@@ -16,9 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from railsformer.data.analysis import MOTION_GAP_SECONDS, ClipFacts, default_clip_seconds
+from railsformer.data.analysis.measure import MOTION_GAP_SECONDS, ClipFacts, default_clip_seconds
 
-__all__ = ["INK", "MUTED", "Drawing", "draw_figures", "figure_style", "png_bytes", "printable", "shorten"]
+__all__ = ["INK", "MUTED", "Drawing", "draw_figures", "figure_style", "name_rows", "png_bytes", "printable", "shorten"]
 
 INK, MUTED, _RULE = "#1b2733", "#52606b", "#cfd6dc"
 _BLUE, _SKY, _ORANGE, _GREEN = "#0072b2", "#56b4e9", "#e69f00", "#009e73"  # after Okabe and Ito
@@ -146,7 +146,7 @@ def _balance(statistics: Mapping[str, Any]) -> Drawing:
             colour = _side_colour(side, number)
             axes.barh(range(len(labels)), values, left=lefts, color=colour, height=0.62, edgecolor="white", label=side)
             lefts += values
-        _name_rows(axes, labels, narrow=canvas.narrow)
+        name_rows(axes, labels, narrow=canvas.narrow)
         axes.set_xlim(0, longest * (1.02 if canvas.narrow else 1.12))
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
@@ -191,7 +191,7 @@ def _groups(statistics: Mapping[str, Any]) -> Drawing:
             value = int(counts[row, column])
             ink = "white" if strength[row, column, 0] > 0.8 else INK if value else MUTED
             axes.text(column, row, str(value), ha="center", va="center", color=ink, fontsize=13 if value else 11)
-        _name_rows(axes, shown, narrow=canvas.narrow)
+        name_rows(axes, shown, narrow=canvas.narrow)
         slanted = len(labels) > (5 if canvas.narrow else 9)
         width = 8 if canvas.narrow else 60 // len(labels)
         names_above = [shorten(label, 22) if slanted else _wrapped(label, width) for label in labels]
@@ -241,7 +241,7 @@ def _spread(statistics: Mapping[str, Any], clips: Sequence[ClipFacts], key: str,
                 axes.plot([np.median(numbers)] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=3, zorder=3)
             _beside(axes, place, median, offset=58, va="center", weight="bold", fontsize=13)
         _beside(axes, -0.6, "median", offset=58, va="bottom", color=MUTED, fontsize=11)
-        _name_rows(axes, [name for _, name, _ in rows], places=places, narrow=canvas.narrow)
+        name_rows(axes, [name for _, name, _ in rows], places=places, narrow=canvas.narrow)
         axes.set_ylim(places[-1] + 0.6, -0.6)
         _scale_below(axes, scale, highest=max((numbers.max() for numbers in values if len(numbers)), default=1.0))
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if canvas.narrow else 9, steps=[1, 2, 5, 10]))
@@ -291,9 +291,9 @@ def _leaks(copies: Mapping[str, Any]) -> Drawing:
     """What a split by chance would have put on both sides, beside what this one does."""
     shares = copies["random_split"]["share_of_test"]
     rows = [
-        ("an exact copy", shares["exact_leaked"], copies["exact_on_several_sides"]),
-        ("a near copy", shares["near_leaked"], copies["near_on_several_sides"]),
-        ("its own group", shares["same_group"], copies["groups_on_several_sides"]),
+        ("an exact copy", shares["exact_leaked"], f"{copies['exact_on_several_sides']} sets"),
+        ("a near copy", shares["near_leaked"], f"{copies['near_on_several_sides']} pairs"),
+        ("its own group", shares["same_group"], f"{copies['groups_on_several_sides']} groups"),
     ]
     known = [(words, share * 100, here) for words, share, here in rows if share is not None]
 
@@ -303,18 +303,26 @@ def _leaks(copies: Mapping[str, Any]) -> Drawing:
         axes.barh(places, [share for _, share, _ in known], color=_ORANGE, height=0.5)
         for place, (_, share, here) in enumerate(known):
             axes.text(share + 1.2, place, f"{share:.0f}%", va="center", weight="bold", fontsize=15)
-            _beside(axes, place, str(here), offset=38, color=_BLUE, va="center", weight="bold", fontsize=15)
-        _beside(axes, -0.5, "here", offset=38, color=_BLUE, va="bottom")
+            _beside(axes, place, here, offset=94, color=_BLUE, va="center", weight="bold", fontsize=13)
+        _beside(axes, -0.5, "across sides here", offset=94, color=_BLUE, va="bottom", fontsize=10)
         axes.annotate(
-            "random split", (0, 1), (0, 2), xycoords="axes fraction", textcoords="offset points", color=MUTED
+            "random split",
+            (0, 1),
+            (0, 2),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=10,
         )
-        _name_rows(axes, [words for words, _, _ in known], narrow=canvas.narrow)
-        axes.set_xlim(0, 120)
+        name_rows(axes, [words for words, _, _ in known], narrow=canvas.narrow)
+        axes.set_xlim(0, 155 if canvas.narrow else 120)
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
 
-    alt = "Share of test clips with a relative in training, had rows been drawn at random: " + "; ".join(
-        f"{words} {share:.0f} percent, here {here}" for words, share, here in known
+    alt = (
+        "Share of test clips with a relative in training, had rows been drawn at random, and "
+        "what lies across sides here: "
+        + "; ".join(f"{words} {share:.0f} percent, {here}" for words, share, here in known)
     )
     subtitle = "test clips with a relative in training"
     return _drawing("leaks", "What a random split would leak", subtitle, alt + ".", draw, 3)
@@ -363,13 +371,16 @@ def png_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _name_rows(axes: Axes, names: Sequence[str], *, narrow: bool, places: Sequence[float] | None = None) -> None:
-    """Names beside the rows, the first one on top; where rows are many each name has one line."""
+def name_rows(axes: Axes, names: Sequence[str], *, narrow: bool, places: Sequence[float] | None = None) -> None:
+    """Names beside the rows, the first one on top, each over as many lines as its row is high."""
     width, size = (14, 11) if narrow else (26, 13)
     if len(names) > _MAX_TALL_ROWS:
-        shown, size = [shorten(name, width + 2) for name in names], 10
-    else:
-        shown = [_wrapped(name, width) for name in names]
+        size = 10
+    figure = axes.get_figure(root=True)
+    inches = figure.get_figheight() - 1.4 if figure else 0.0  # without title and scale
+    row_points = axes.get_position().height * inches * 72 / max(1, len(names))
+    lines = min(3, int(row_points / (1.25 * size)))
+    shown = [_fitted(name, width, lines) for name in names]
     axes.set_yticks(list(places or range(len(names))), shown, fontsize=size, color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -390,7 +401,7 @@ def _bars(axes: Axes, tally: Mapping[str, int], *, least_rows: int) -> None:
     longest = max(1, *counts)
     for row, count in enumerate(counts):
         axes.text(count + longest * 0.03, row, str(count), va="center", weight="bold", fontsize=12)
-    _name_rows(axes, names, narrow=True)
+    name_rows(axes, names, narrow=True)
     axes.set_ylim(max(len(names), least_rows) - 0.5, -0.5)
     axes.set_xlim(0, longest * 1.25)
     axes.xaxis.set_visible(False)
@@ -428,12 +439,23 @@ def shorten(name: str, width: int) -> str:
     return f"{name[:half]}…{name[len(name) - half :]}"
 
 
-def _wrapped(name: str, width: int) -> str:
-    """A name over at most three lines of about one length, broken at spaces and underscores."""
+def _fitted(name: str, width: int, max_lines: int) -> str:
+    """A name over a few lines; one that is too long keeps its two ends, which tell it from others."""
+    if max_lines < 2:
+        return shorten(name, width + 2)
+    whole = _wrapped(name, width, max_lines)
+    if not whole.endswith("…"):
+        return whole
+    short = shorten(name, width * max_lines)
+    return "\n".join(short[start : start + width].strip() for start in range(0, len(short), width))
+
+
+def _wrapped(name: str, width: int, max_lines: int = 3) -> str:
+    """A name over a few lines of about one length, broken at spaces and underscores."""
     words = printable(name).replace("_", "_ ")
 
     def lines(width: int) -> list[str]:
-        return [line.replace("_ ", "_") for line in textwrap.wrap(words, width, max_lines=3, placeholder=" …")]
+        return [line.replace("_ ", "_") for line in textwrap.wrap(words, width, max_lines=max_lines, placeholder=" …")]
 
     wide = lines(width)
     longest_word = max(map(len, words.split()), default=1)

@@ -35,17 +35,17 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from railsformer.data.analysis import (
+from railsformer.data.analysis.advice import LEVELS, Advice, advise
+from railsformer.data.analysis.companions import Companions, read_companions
+from railsformer.data.analysis.contact_sheets import Sheet, draw_sheet, read_sheets
+from railsformer.data.analysis.figures import Drawing, draw_figures, printable, shorten
+from railsformer.data.analysis.measure import (
     CHANGE_GREY_LEVELS,
     MOTION_GAP_SECONDS,
     describe_clips,
     measure_clips,
 )
-from railsformer.data.analysis_advice import LEVELS, Advice, advise
-from railsformer.data.analysis_figures import Drawing, draw_figures, printable
 from railsformer.data.clips import load_video_dataset
-from railsformer.data.companions import Companions, read_companions
-from railsformer.data.contact_sheets import Sheet, draw_sheet, read_sheets
 from railsformer.data.folders import check_output_dir, whole_folder
 
 __all__ = ["AnalysisSummary", "analyze_dataset"]
@@ -162,7 +162,7 @@ def _write(
         (folder / sheet.file_name).write_bytes(draw_sheet(sheet))
     content = {
         "title": printable(Path(statistics["dataset"]).name or statistics["dataset"]),
-        "split_sentence": f"{statistics['num_clips']} clips, split {statistics['split_kind']}.",
+        "split_sentence": f"{statistics['num_clips']} clips; split: {statistics['split_kind']}.",
         "headline": _headline(statistics),
         "advice": [{"level": item["level"], "text": printable(item["text"])} for item in statistics["advice"]],
         "levels": LEVELS,
@@ -220,11 +220,22 @@ def _headline(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("classes", str(len(statistics["labels"]))),
         ("groups", str(statistics["num_groups"]) if not statistics["recordings_unknown"] else "unknown"),
         ("footage", _length(seconds)),
-        ("files left out", str(statistics["quarantine"]["num_files"])),
+        ("left out", _left_out(statistics)),
     ]
     if statistics["unreadable"]:
         lines.append(("cannot be read", str(len(statistics["unreadable"]))))
     return lines
+
+
+def _left_out(statistics: Mapping[str, Any]) -> str:
+    damaged, copies = statistics["quarantine"]["num_files"], statistics["copies"]
+    if not copies or not copies["audited"]:
+        return f"{damaged} damaged"
+    return f"{damaged} damaged, {_counted(copies['num_left_out'], 'copy', 'copies')}"
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _length(seconds: float) -> str:
@@ -274,6 +285,7 @@ def _sections(
             [_spread_table(statistics, "motion", "percent of the picture", scale=100.0)],
         ),
         _copies_section(statistics, drawn("leaks"), companions),
+        *_left_out_section(companions),
         _quarantine_section(statistics, companions),
     ]
 
@@ -298,14 +310,18 @@ def _balance_tables(statistics: Mapping[str, Any]) -> list[_Table]:
             [name, *(str(by_group[name][label]) for label in labels), str(sum(by_group[name].values()))]
             for name in names[:_MAX_LISTED]
         ]
-        tables.append(_Table(f"Clips by group and class{more}", ["group", *labels, "all"], rows))
+        tables.append(
+            _Table(
+                f"Clips by group and class{more}", ["group", *(shorten(label, 24) for label in labels), "all"], rows
+            )
+        )
     return tables
 
 
 def _spread_table(
     statistics: Mapping[str, Any], key: str, unit: str, *, digits: int = 1, scale: float = 1.0
 ) -> _Table:
-    columns = {"clips": "count", "least": "min", "5 %": "p05", "median": "median", "95 %": "p95", "most": "max"}
+    columns = {"clips": "count", "least": "min", "5%": "p05", "median": "median", "95%": "p95", "most": "max"}
     rows = []
     figures = statistics[key]
     for name, told in [*figures["by_label"].items(), *figures["by_split"].items(), ("all", figures["all"])]:
@@ -331,25 +347,62 @@ def _copies_section(statistics: Mapping[str, Any], drawings: Sequence[Drawing], 
             "near copies: there is no audit.json in this dataset."
         )
         return _Section("copies", "Copies", (line,))
-    line = (
-        f"{copies['exact_clusters']} sets of exact copies ({copies['files_in_exact_clusters']} files) and "
-        f"{copies['near_pairs']} pairs of near copies; across sides {copies['exact_on_several_sides']} and "
-        f"{copies['near_on_several_sides']}; {copies['num_left_out']} copies were left out."
-    )
-    clusters = (companions.audit.get("exact_copies") or {}).get("clusters") or []
+    lines = [
+        f"Found in the source: {_counted(copies['exact_clusters'], 'set', 'sets')} of exact copies "
+        f"({copies['files_in_exact_clusters']} clips) and {_counted(copies['near_pairs'], 'pair', 'pairs')} of near "
+        f"copies. {_counted(copies['num_left_out'], 'copy was', 'copies were')} left out; of what is in the dataset "
+        f"{copies['exact_on_several_sides']} sets and {copies['near_on_several_sides']} pairs lie across sides."
+    ]
+    still = companions.audit.get("too_still_to_judge") or []
+    if still:
+        lines.append(
+            f"{_counted(len(still), 'clip hardly moves', 'clips hardly move')}: few near copies are found there."
+        )
+    pairs = (companions.audit.get("near_copies") or {}).get("pairs") or []
+    alike = sum(bool(pair.get("still")) for pair in pairs)
+    if alike:
+        lines.append(f"In {alike} of the near pairs nothing moves: they look alike, but may be of different moments.")
+    return _Section("copies", "Copies", lines, drawings, _copies_tables(companions.audit))
+
+
+def _copies_tables(audit: Mapping[str, Any]) -> list[_Table]:
+    clusters = (audit.get("exact_copies") or {}).get("clusters") or []
     tables = []
     if clusters:
-        rows = [[str(number), ", ".join(map(str, names))] for number, names in enumerate(clusters[:_MAX_LISTED], 1)]
-        tables.append(_Table(f"Sets of exact copies{_listed(clusters)}", ["", "files"], rows, words=True))
-    pairs = (companions.audit.get("near_copies") or {}).get("pairs") or []
+        rows = [[", ".join(map(str, names))] for names in clusters[:_MAX_LISTED]]
+        tables.append(_Table(f"Sets of exact copies{_listed(clusters)}", ["clips"], rows, words=True))
+    conflicts = audit.get("label_conflicts") or []
+    if conflicts:
+        rows = [list(map(str, names)) for names in conflicts[:_MAX_LISTED]]
+        head = ["clip", "looks like"]
+        tables.append(_Table(f"Near copies with two labels{_listed(conflicts)}", head, rows, words=True))
+    pairs = (audit.get("near_copies") or {}).get("pairs") or []
     if pairs:
         rows = [
-            [str(pair.get("first")), str(pair.get("second")), _number(pair.get("similarity"))]
+            [
+                str(pair.get("first")),
+                str(pair.get("second")),
+                _number(pair.get("similarity")),
+                "no" if pair.get("still") else "yes",
+            ]
             for pair in pairs[:_MAX_LISTED]
         ]
-        head = ["file", "looks like", "similarity"]
+        head = ["clip", "looks like", "similarity", "moves"]
         tables.append(_Table(f"Near copies{_listed(pairs)}", head, rows, words=True))
-    return _Section("copies", "Copies", (line,), drawings, tables)
+    return tables
+
+
+def _left_out_section(companions: Companions) -> list[_Section]:
+    lost = companions.audit.get("left_out") or []
+    if not lost:
+        return []
+    line = (
+        f"{_counted(len(lost), 'clip is', 'clips are')} in no split: each is a copy of a clip on another side. No "
+        "figure but those on copies counts them."
+    )
+    rows = [[str(row.get(key) or "") for key in ("file_name", "copy_of", "kind")] for row in lost[:_MAX_LISTED]]
+    table = _Table(f"Clips left out{_listed(lost)}", ["left out", "copy of", "kind"], rows, words=True)
+    return [_Section("left_out", "Left out as copies", (line,), (), (table,))]
 
 
 def _quarantine_section(statistics: Mapping[str, Any], companions: Companions) -> _Section:
@@ -362,13 +415,13 @@ def _quarantine_section(statistics: Mapping[str, Any], companions: Companions) -
     if lost:
         tables.append(
             _tally_table(
-                "Files left out, by kind of damage", "kind", statistics["quarantine"]["by_reason_class"], of="files"
+                "Left out as damaged, by kind", "kind", statistics["quarantine"]["by_reason_class"], of="files"
             )
         )
-        rows = [[str(row.get(key) or "") for key in ("file_name", "label", "reason")] for row in lost[:_MAX_LISTED]]
-        tables.append(_Table(f"Files left out{_listed(lost)}", ["file", "class", "reason"], rows, words=True))
-    lines = () if tables else ("Every file can be read, and none was left out.",)
-    return _Section("quarantine", "Quarantine", lines, (), tables)
+        rows = [[row.file_name, row.label, row.reason] for row in lost[:_MAX_LISTED]]
+        tables.append(_Table(f"Left out as damaged{_listed(lost)}", ["file", "class", "reason"], rows, words=True))
+    lines = () if tables else ("Every clip can be read, and no file was left out as damaged.",)
+    return _Section("quarantine", "Damaged files", lines, (), tables)
 
 
 def _listed(entries: Sequence[Any]) -> str:

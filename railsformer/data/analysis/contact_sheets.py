@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from railsformer.data.analysis import ClipFacts, picture_times, read_pictures
-from railsformer.data.analysis_figures import INK, MUTED, figure_style, png_bytes, shorten
+from railsformer.data.analysis.figures import INK, MUTED, figure_style, png_bytes, shorten
+from railsformer.data.analysis.measure import ClipFacts, picture_times, read_pictures
 from railsformer.data.clips import VideoDataset
 from railsformer.data.probe import available_cores
 from railsformer.data.video import VideoDecodeError

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
+from railsformer.data.analysis.companions import Companions
 from railsformer.data.clips import VideoDataset, video_file
-from railsformer.data.companions import Companions
-from railsformer.data.probe import available_cores, probe_video
+from railsformer.data.probe import VideoFacts, available_cores, probe_video
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.video import VideoDecodeError, read_frames
 
@@ -173,7 +173,7 @@ def _known_facts(dataset: VideoDataset) -> list[tuple[ClipFacts, float | None]]:
 
 
 def _measure_clip(
-    known: tuple[ClipFacts, float | None], *, dataset: VideoDataset, probe: Mapping[str, Mapping[str, Any]]
+    known: tuple[ClipFacts, float | None], *, dataset: VideoDataset, probe: Mapping[str, VideoFacts]
 ) -> ClipFacts:
     """Add what the file itself tells."""
     facts, duration = known
@@ -183,19 +183,18 @@ def _measure_clip(
         values["name"] = f"{facts.split}/{Path(video['path']).name}"
     try:
         with video_file(video, index=facts.index) as path:
-            told = probe.get(facts.source or "") or _probed(path)
-            fps, whole = told.get("fps"), told.get("duration_seconds")
-            duration = duration if duration is not None else whole
-            width, height = told.get("width"), told.get("height")
-            turned = round((told.get("rotation_degrees") or 0) / 90) % 2
+            told = probe.get(facts.source or "") or probe_video(path, thorough=False)
+            duration = duration if duration is not None else told.duration_seconds
+            width, height = told.width, told.height
+            turned = round(told.rotation_degrees / 90) % 2
             values |= {
                 "duration_seconds": duration,
                 "num_frames": _count_frames(told, duration),
-                "fps": fps,
-                "variable_rate": told.get("variable_rate"),
-                "size": ((height, width) if turned else (width, height)) if width and height else None,
+                "fps": told.fps,
+                "variable_rate": told.variable_rate,
+                "size": (height, width) if turned else (width, height),
             }
-            values |= _look(path, duration or 0.0, fps)
+            values |= _look(path, duration, told.fps)
     except FileNotFoundError:
         values |= {"problem": "the file is gone", "problem_class": "missing"}
     except VideoDecodeError as error:
@@ -203,16 +202,11 @@ def _measure_clip(
     return ClipFacts(**values)
 
 
-def _probed(path: Path) -> dict[str, Any]:
-    return vars(probe_video(path, thorough=False))
-
-
-def _count_frames(told: Mapping[str, Any], duration: float | None) -> int | None:
+def _count_frames(told: VideoFacts, duration: float) -> int | None:
     """Pictures of a clip: all of its source, or the part that its length and the rate tell."""
-    fps, whole, frames = told.get("fps"), told.get("duration_seconds"), told.get("num_frames")
-    if duration is None or whole is None or math.isclose(duration, whole, abs_tol=0.01):
-        return frames
-    return round(duration * fps) if fps else None
+    if math.isclose(duration, told.duration_seconds, abs_tol=0.01):
+        return told.num_frames
+    return round(duration * told.fps) if told.fps else None
 
 
 def _look(path: Path, duration: float, fps: float | None) -> dict[str, float | None]:
@@ -280,7 +274,7 @@ def describe_clips(dataset: VideoDataset, clips: Sequence[ClipFacts], companions
         "copies": _copies(companions, num_test=sum(clip.split == "test" for clip in clips)),
         "quarantine": {
             "num_files": len(companions.quarantine),
-            "by_reason_class": _tally([row.get("reason_class") for row in companions.quarantine]),
+            "by_reason_class": _tally([row.reason_class for row in companions.quarantine]),
         },
         "unreadable": _unreadable(clips),
     }

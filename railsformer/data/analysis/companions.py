@@ -1,17 +1,16 @@
 """What `railsformer build` leaves beside the videos of a dataset, folder or Hub repository."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from railsformer.data.dataset_folder import read_dataset_facts
+from railsformer.data.probe import VideoFacts
+from railsformer.data.quarantine import Quarantine, read_probe_table, read_quarantine
 
 __all__ = ["Companions", "read_companions"]
 
@@ -24,13 +23,13 @@ class Companions:
         facts: dataset.json.
         audit: audit.json.
         quarantine: Rows of quarantine.csv.
-        probe: Rows of probe.parquet by source file.
+        probe: The good files of probe.parquet, by name.
     """
 
     facts: Mapping[str, Any]
     audit: Mapping[str, Any]
-    quarantine: Sequence[Mapping[str, str]]
-    probe: Mapping[str, Mapping[str, Any]]
+    quarantine: Sequence[Quarantine]
+    probe: Mapping[str, VideoFacts]
 
 
 def read_companions(name: str | Path) -> Companions:
@@ -48,18 +47,9 @@ def read_companions(name: str | Path) -> Companions:
     facts, audit = (
         read_dataset_facts(path) if (path := paths[file]) else {} for file in ("dataset.json", "audit.json")
     )
-    quarantine: list[dict[str, str]] = []
-    probe: dict[str, dict[str, Any]] = {}
-    damaged = paths["quarantine.csv"]
-    try:
-        if path := paths["quarantine.csv"]:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                quarantine = list(csv.DictReader(file))
-        if damaged := paths["probe.parquet"]:
-            probe = {str(row.get("file_name")): row for row in pq.read_table(damaged).to_pylist()}
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{damaged} cannot be read ({reason}); remove it, or build the dataset again") from error
+    quarantine = read_quarantine(path) if (path := paths["quarantine.csv"]) else []
+    found = read_probe_table(path) if (path := paths["probe.parquet"]) else {}
+    probe = {file: facts for file, facts in found.items() if isinstance(facts, VideoFacts)}
     return Companions(facts, audit, quarantine, probe)
 
 

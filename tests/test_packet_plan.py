@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from videos import frame_number, number_picture, write_video
 
-from railsformer.data.intra import frames_at
+from railsformer.data.packet_plan import frames_at
 from railsformer.data.video import iterate_frames, upright_rgb
 
 SECONDS = 1e-3

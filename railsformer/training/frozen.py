@@ -1,0 +1,324 @@
+"""A head on a frozen trunk: every clip's embedding is computed once, and the head solved on them in seconds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from railsformer.data.clips import ClipDataset, VideoDataset
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.transforms import PixelSettings
+from railsformer.evaluation.linear_probe import clip_features
+from railsformer.model.configuration_railsformer import RailsformerConfig
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
+from railsformer.training.arguments import Settings
+from railsformer.training.figures import check_selection, validation_figures
+from railsformer.training.samplers import even_chances
+from railsformer.training.start import choose_augmentation, choose_loss, groups_of
+
+__all__ = [
+    "EMBEDDINGS_FOLDER",
+    "REGULARISATIONS",
+    "HeadFit",
+    "cached_embeddings",
+    "fit_frozen_trunk",
+    "fit_head",
+    "solve_head",
+]
+
+EMBEDDINGS_FOLDER = "embeddings"
+
+# Inverse strengths of the squared penalty on standardised embeddings, strongest first.
+REGULARISATIONS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+# Clips of a file: what a killed run computes again at most.
+_CLIPS_OF_A_FILE = 128
+# Logit of a class without training clips: no score in any precision.
+_NEVER = -1e4
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """What was tried and what was taken.
+
+    Args:
+        regularisation: Inverse strength that was taken.
+        validation: Figures of the head that was taken.
+        tried: Figure on validation by inverse strength.
+    """
+
+    regularisation: float
+    validation: dict[str, float]
+    tried: dict[float, float]
+
+
+def fit_frozen_trunk(
+    settings: Settings,
+    dataset: VideoDataset,
+    model: RailsformerForVideoClassification,
+    pixels: PixelSettings,
+    *,
+    folder: Path,
+) -> HeadFit:
+    """A whole run of `trainable=head` with `cache_embeddings`: embeddings into the folder, the head into the model.
+
+    Each video counts once however many clips of it are embedded. With class_balance `sampler` labels, and groups
+    within a label, count alike; with `loss` classes count by their effective number of clips; `both` multiplies them.
+
+    Args:
+        settings: The recipe.
+        dataset: With train and validation.
+        model: On the device where it is to run; its head is replaced.
+        pixels: Its input.
+        folder: For the embeddings; what a killed run left there is taken over.
+
+    Raises:
+        ValueError: If there are several processes, a split is missing, validation has not the chosen figure, or the
+            folder holds embeddings of something else.
+        VideoDecodeError: If a video cannot be read.
+    """
+    run = settings.run
+    if run.world_size > 1:
+        raise ValueError(f"cache_embeddings runs in one process, got {run.world_size}; start it without a launcher")
+    rows, validation_rows = dataset.split("train"), dataset.split("validation")
+    figure = str(run.metric_for_best_model).removeprefix("eval_")
+    check_selection(figure, label_names=dataset.labels, validation_labels=validation_rows["label"])
+    views, draws = run.embedding_views or 1, run.embedding_draws or 0
+    found = {
+        name: cached_embeddings(
+            model,
+            clips,
+            folder=folder / name,
+            fingerprint=dataset.fingerprint,
+            num_draws=draws,
+            batch_size=run.per_device_eval_batch_size,
+            num_workers=run.dataloader_num_workers,
+            progress=not run.disable_tqdm,
+        )
+        for name, clips in _clips_to_embed(settings, rows, validation_rows, model.config, pixels).items()
+    }
+    labels = np.array(rows["label"])
+    weights = _video_weights(settings, labels, groups_of(rows), num_labels=len(dataset.labels)) / (views + draws)
+    embeddings = [found[name] for name in ("train", "train-augmented") if name in found]
+    # Evaluation clips go video by video, draws all videos by all videos.
+    order = np.concatenate((np.repeat(np.arange(len(labels)), views), np.tile(np.arange(len(labels)), draws)))
+    return fit_head(
+        model,
+        embeddings=np.concatenate(embeddings),
+        labels=labels[order],
+        weights=weights[order],
+        validation_embeddings=found["validation"],
+        validation_labels=np.array(validation_rows["label"]),
+        label_names=dataset.labels,
+        figure=figure,
+    )
+
+
+def cached_embeddings(
+    model: RailsformerForVideoClassification,
+    clips: ClipDataset,
+    *,
+    folder: Path,
+    fingerprint: str = "",
+    num_draws: int = 1,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> np.ndarray:
+    """CLS of the trunk after its last norm for every clip, computed where the folder does not hold it yet.
+
+    Args:
+        model: Its trunk is used as it is.
+        clips: Evaluation clips, or training clips with augmentation.
+        folder: Holds a file for every few clips, and what they were computed from.
+        fingerprint: Of the dataset.
+        num_draws: Of training clips: how many of each.
+        batch_size: Clips of a forward pass.
+        num_workers: Processes that decode.
+        progress: Show a bar.
+
+    Returns:
+        Embeddings, shape (num_clips, hidden_size), with all draws one after the other.
+
+    Raises:
+        ValueError: If the folder holds embeddings of something else.
+        VideoDecodeError: If a video cannot be read.
+    """
+    _claim(folder, _identity(model, clips, fingerprint=fingerprint, num_draws=num_draws))
+    num_clips = len(clips) * (num_draws if clips.augmentation else 1)
+    parts = []
+    starts = range(0, num_clips, _CLIPS_OF_A_FILE)
+    for start in tqdm(starts, desc=f"embeddings of {folder.name}", unit="file", disable=not progress, leave=False):
+        path = folder / f"{start:07d}.npy"
+        if not path.is_file():
+            some = torch.utils.data.Subset(clips, range(start, min(start + _CLIPS_OF_A_FILE, num_clips)))
+            features = clip_features(model, cast(Any, some), batch_size=batch_size, num_workers=num_workers)
+            unfinished = path.with_suffix(".part")
+            with unfinished.open("wb") as file:
+                np.save(file, features)
+            os.replace(unfinished, path)
+        parts.append(np.load(path))
+    return np.concatenate(parts)
+
+
+def fit_head(
+    model: RailsformerForVideoClassification,
+    *,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    validation_embeddings: np.ndarray,
+    validation_labels: np.ndarray,
+    label_names: Sequence[str],
+    figure: str = "f1_macro",
+    regularisations: Sequence[float] = REGULARISATIONS,
+) -> HeadFit:
+    """Solve the head at each regularisation, keep the best on validation, and put it into the model.
+
+    Args:
+        model: Gets the head, in place.
+        embeddings: Of the training clips, shape (num_clips, hidden_size).
+        labels: Their class indices, shape (num_clips,).
+        weights: How much each counts, shape (num_clips,); scaled to 1 a video by the caller, so that more views of a
+            video do not weaken the regularisation.
+        validation_embeddings: One a video, shape (num_videos, hidden_size).
+        validation_labels: Their class indices, shape (num_videos,).
+        label_names: Names of all classes.
+        figure: What chooses: a figure of the report, of a label as recall/LABEL, or loss.
+        regularisations: Inverse strengths to try; among equals the first is taken.
+    """
+    best: tuple[float, float, dict[str, float]] | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None
+    tried: dict[float, float] = {}
+    for regularisation in regularisations:
+        matrix, bias = solve_head(
+            embeddings, labels, weights, num_labels=len(label_names), regularisation=regularisation
+        )
+        logits = validation_embeddings @ matrix.T + bias
+        figures = validation_figures(logits.argmax(axis=1), validation_labels, label_names=label_names)
+        figures["loss"] = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(validation_labels)).item()
+        score = -figures["loss"] if figure == "loss" else figures[figure]
+        tried[regularisation] = figures[figure]
+        if best is None or score > best[0]:
+            best, head = (score, regularisation, figures), (matrix, bias)
+    if best is None or head is None:
+        raise ValueError("regularisations must hold at least one value, got none")
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(head[0]))
+        model.classifier.bias.copy_(torch.from_numpy(head[1]))
+    return HeadFit(regularisation=best[1], validation=best[2], tried=tried)
+
+
+def solve_head(
+    embeddings: np.ndarray, labels: np.ndarray, weights: np.ndarray, *, num_labels: int, regularisation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logistic regression on standardised embeddings, with the standardisation folded into the head.
+
+    Args:
+        embeddings: Shape (num_clips, hidden_size).
+        labels: Class indices, shape (num_clips,).
+        weights: How much each counts, shape (num_clips,).
+        num_labels: Number of classes; one without clips gets a logit that never wins.
+        regularisation: Inverse strength of the squared penalty.
+
+    Returns:
+        Matrix (num_labels, hidden_size) and bias (num_labels,) for embeddings as they are.
+
+    Raises:
+        ValueError: If all clips have one label.
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise ValueError(f"the training split must hold at least two labels for a head, got {len(present)}")
+    scaler = StandardScaler().fit(embeddings)
+    solver = LogisticRegression(C=regularisation, max_iter=5000)
+    solver.fit(scaler.transform(embeddings), labels, sample_weight=weights)
+    rows, offsets = solver.coef_, solver.intercept_
+    if len(present) == 2:  # one row, for the second class against the first
+        rows, offsets = np.concatenate((-rows, rows)) / 2, np.concatenate((-offsets, offsets)) / 2
+    matrix, bias = np.zeros((num_labels, embeddings.shape[1])), np.full(num_labels, _NEVER)
+    matrix[present] = rows / scaler.scale_  # w (x - mean) / scale + b
+    bias[present] = offsets - matrix[present] @ scaler.mean_
+    return matrix, bias
+
+
+def _clips_to_embed(
+    settings: Settings,
+    rows: datasets.Dataset,
+    validation_rows: datasets.Dataset,
+    config: RailsformerConfig,
+    pixels: PixelSettings,
+) -> dict[str, ClipDataset]:
+    """Evaluation clips of both splits and, where draws are asked for, training clips with augmentation."""
+    sampling, run = ClipSampling.from_config(config), settings.run
+    clips = {
+        "train": ClipDataset(rows, sampling=sampling, pixels=pixels, num_clips=run.embedding_views or 1),
+        "validation": ClipDataset(validation_rows, sampling=sampling, pixels=pixels),
+    }
+    if run.embedding_draws:
+        augmentation = choose_augmentation(settings.data, pixels)
+        clips["train-augmented"] = ClipDataset(
+            rows, sampling=sampling, pixels=pixels, augmentation=augmentation, seed=run.seed
+        )
+    return clips
+
+
+def _video_weights(settings: Settings, labels: np.ndarray, groups: list[str], *, num_labels: int) -> np.ndarray:
+    """How much each video counts, 1 on average, shape (num_videos,)."""
+    weights = np.ones(len(labels))
+    if settings.data.class_balance in ("sampler", "both"):
+        weights = even_chances(labels.tolist(), groups) * len(labels)
+    loss = choose_loss(settings.data, settings.run, labels=labels.tolist(), num_labels=num_labels)
+    return weights if loss.class_weights is None else weights * np.array(loss.class_weights)[labels]
+
+
+def _identity(
+    model: RailsformerForVideoClassification, clips: ClipDataset, *, fingerprint: str, num_draws: int
+) -> dict[str, Any]:
+    """All that embeddings depend on."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.timesformer.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    drawn = (
+        {"seed": clips.seed, "epoch": clips.epoch, "num_draws": num_draws, "of": asdict(clips.augmentation)}
+        if clips.augmentation
+        else None
+    )
+    return {
+        "trunk": weights.hexdigest(),
+        "dataset": fingerprint,
+        "num_videos": len(clips.rows),
+        "labels": hashlib.sha256(str(clips.labels).encode()).hexdigest(),
+        "sampling": asdict(clips.sampling),
+        "pixels": asdict(clips.pixels),
+        "clips": clips.num_clips,
+        "drawn": drawn,
+    }
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Note in the folder what its embeddings are of, or find that it says the same.
+
+    Raises:
+        ValueError: If it holds embeddings of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / "identity.json", json.dumps(identity, indent=2, sort_keys=True)
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key, value in json.loads(text).items() if held.get(key) != value]
+        if changed:
+            raise ValueError(f"{folder} holds embeddings of another {', '.join(changed)}; take another output_dir")
+        return
+    path.write_text(text + "\n", encoding="utf-8")
