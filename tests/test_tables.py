@@ -250,3 +250,13 @@ def test_two_files_of_label_names_must_agree(tmp_path):
 
 def test_a_table_may_be_called_txt(tmp_path):
     assert read_table(_file(tmp_path, "clips.txt", "file_name\tlabel\na.mp4\tx\n")).header == ["file_name", "label"]
+
+
+@pytest.mark.parametrize("dtype", [pa.timestamp("us"), pa.timestamp("us", tz="Mars/Olympus")])
+def test_times_that_python_cannot_hold_are_named(tmp_path, dtype):
+    column = pa.array([2**62] * 2).cast(pa.int64()).cast(dtype)
+    pq.write_table(pa.table({"file_name": ["a", "b"], "shot": column}), tmp_path / "t.parquet")
+    with pytest.raises(
+        ValueError, match=r"t\.parquet: column 'shot' of timestamp.* cannot be read .*; write it as text"
+    ):
+        read_table(tmp_path / "t.parquet")

@@ -229,11 +229,22 @@ def _read_parquet(path: Path) -> Table:
                 "remove it or write it as text"
             )
     header = list(table.schema.names)
-    columns = [[cell_text(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [_cells(path, name, column) for name, column in zip(header, table.columns, strict=True)]
     records = zip(*columns, strict=True)
     return Table(
         path.name, header, [(n, dict(zip(header, cells, strict=True))) for n, cells in enumerate(records, start=1)]
     )
+
+
+def _cells(path: Path, name: str, column: pa.ChunkedArray) -> list[str]:
+    """The column as text; what Python has no value for (a date after the year 9999, an unknown time zone) is named."""
+    try:
+        return [cell_text(value) for value in column.to_pylist()]
+    except (OverflowError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path.name}: column '{printable(name)}' of {column.type} cannot be read ({reason}); write it as text"
+        ) from error
 
 
 def _read_list(path: Path, label_names: str | Path | None) -> Table:

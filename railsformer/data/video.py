@@ -121,6 +121,8 @@ def open_video(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[av
         raise VideoDecodeError(path, reason, "unreadable") from error
     except av.error.FileNotFoundError as error:
         raise VideoDecodeError(path, "there is no such file; correct the name", "missing") from error
+    except av.error.PermissionError as error:
+        raise VideoDecodeError(path, "you may not read it; give yourself the right to", "unreadable") from error
     except av.error.FFmpegError as error:
         raise VideoDecodeError(path, _undecodable(error, "copy it again, or remove it"), "unreadable") from error
     with container:

@@ -47,10 +47,35 @@ def read_companions(name: str | Path) -> Companions:
     facts, audit = (
         read_dataset_facts(path) if (path := paths[file]) else {} for file in ("dataset.json", "audit.json")
     )
+    _check_audit(audit, paths["audit.json"])
     quarantine = read_quarantine(path) if (path := paths["quarantine.csv"]) else []
     found = read_probe_table(path) if (path := paths["probe.parquet"]) else {}
     probe = {file: facts for file, facts in found.items() if isinstance(facts, VideoFacts)}
     return Companions(facts, audit, quarantine, probe)
+
+
+def _check_audit(audit: Mapping[str, Any], path: Path | None) -> None:
+    """Refuse an audit whose parts were edited into something else.
+
+    Raises:
+        ValueError: With the part.
+    """
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "exact_copies": dict,
+        "near_copies": dict,
+        "random_split": dict,
+        "left_out": list,
+        "label_conflicts": list,
+    }
+    wrong = [name for name, kind in kinds.items() if name in audit and not isinstance(audit[name], kind)]
+    lists = (("exact_copies", "clusters"), ("near_copies", "pairs"))
+    wrong += [
+        f"{name}.{part}"
+        for name, part in lists
+        if name not in wrong and not isinstance(audit.get(name, {}).get(part, []), list)
+    ]
+    if wrong:
+        raise ValueError(f"{path} is damaged ({wrong[0]} is not what build writes); build the dataset again")
 
 
 def _companion_path(name: str | Path, file: str) -> Path | None:

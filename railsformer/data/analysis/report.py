@@ -122,6 +122,8 @@ def analyze_dataset(
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be 1 or more, got {num_workers}")
     folder = check_output_dir(output_dir)
+    if Path(dataset).is_dir() and folder.resolve().is_relative_to(Path(dataset).resolve()):
+        raise ValueError(f"output_dir {output_dir} lies inside the dataset {dataset}; name a folder outside it")
     loaded = load_video_dataset(dataset)
     companions = read_companions(dataset)
     clips = measure_clips(loaded, companions, num_workers=num_workers, progress=progress)
