@@ -56,14 +56,7 @@ def test_a_recording_is_a_function_of_seed_and_index(yard: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_processes_draw_the_same(yard: Path, tmp_path: Path) -> None:
     render_toy_yard(tmp_path, num_recordings=2, seed=3, num_workers=2, progress=False)
-    once, again = digests(yard), digests(tmp_path)
-    assert once.keys() == again.keys()
-    # Libraries that a process has loaded can turn the last bit of a sum, and so pixels on an outline or of the grain.
-    for name in (name for name in once if once[name] != again[name] and name.endswith(".mp4")):
-        here, there = decode(yard / name).astype(int), decode(tmp_path / name).astype(int)
-        assert here.shape == there.shape
-        assert np.abs(here - there).mean() < 2
-    assert [row["file_name"] for row in read_rows(yard)] == [row["file_name"] for row in read_rows(tmp_path)]
+    assert digests(tmp_path) == digests(yard)
 
 
 def test_an_interrupted_run_is_completed_by_the_same_call(yard: Path, tmp_path: Path) -> None:

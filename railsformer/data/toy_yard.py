@@ -10,17 +10,15 @@ rest for an instant half way, so that the middle picture does not betray the dir
 import csv
 import json
 import math
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
 from railsformer.data.yard_scene import Actor, Camera, Keyframe, Look, Scene, draw_frames, encode_video, project_boxes
 
@@ -29,6 +27,8 @@ __all__ = ["HAZARDS", "LABELS", "Clip", "plan_recording", "render_toy_yard"]
 HAZARDS = {"track_excavator": "Track-Excavator", "bucket_worker": "Bucket-Worker", "cabin_worker": "Cabin-Worker"}
 LABELS = (*HAZARDS.values(), "Other")
 _COLUMNS = ("file_name", "label", "recording", "camera", "scene", "direction", "pair", "event_seconds", "fps")
+
+_LONGEST_SECONDS = 3600.0  # to draw a recording
 
 _SIZES_PX = ((128, 96), (144, 96), (144, 112), (160, 112), (160, 120), (176, 128), (192, 128), (192, 144))
 _RATES_FPS = (10, 12, 15, 20, 24, 25, 30)
@@ -63,9 +63,8 @@ def render_toy_yard(
 ) -> Path:
     """Render recordings of the yard as MP4 files with a table of labels and the truth about every picture.
 
-    A recording depends on (seed, its index) alone, never on how many there are or how many processes draw. Other
-    processes import the caller's main module, so a script needs the usual `if __name__ == "__main__"`. The tables are
-    written last: a folder without `annotations.csv` was interrupted, and the same call completes it.
+    A recording depends on (seed, its index) alone, never on how many there are or how many processes draw. The tables
+    are written last: a folder without `annotations.csv` was interrupted, and the same call completes it.
 
     Args:
         output_dir: Receives `videos/<recording>/<clip>.mp4`, `annotations.csv` and `truth.jsonl`.
@@ -80,6 +79,7 @@ def render_toy_yard(
         The path of `annotations.csv`.
 
     Raises:
+        OSError: If a recording cannot be drawn or written.
         ValueError: If a count is not positive.
     """
     if num_recordings < 1 or pairs_per_scene < 0 or idle_per_recording < 0:
@@ -89,21 +89,11 @@ def render_toy_yard(
         )
     root = Path(output_dir)
     root.mkdir(parents=True, exist_ok=True)
-    render = partial(
-        _render_recording,
-        root=root,
-        seed=seed,
-        pairs_per_scene=pairs_per_scene,
-        idle_per_recording=idle_per_recording,
+    recordings = _render_recordings(
+        [[index, str(root), seed, pairs_per_scene, idle_per_recording] for index in range(num_recordings)],
+        num_workers=num_workers or available_cores(),
+        progress=progress,
     )
-    num_workers = min(num_workers or available_cores(), num_recordings)
-    bar = partial(tqdm, total=num_recordings, desc="rendering the toy yard", unit="recording", disable=not progress)
-    if num_workers == 1:
-        recordings = list(bar(map(render, range(num_recordings))))
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            recordings = list(bar(pool.map(render, range(num_recordings))))
     rows = [row for recording in recordings for row in recording]
     _replace_text(root / "truth.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     partial_table = root / "annotations.csv.part"
@@ -138,13 +128,37 @@ def plan_recording(
     return recording, clips
 
 
-def _render_recording(
-    index: int, *, root: Path, seed: int, pairs_per_scene: int, idle_per_recording: int
-) -> list[dict[str, object]]:
+def _render_recordings(tasks: list[list[Any]], *, num_workers: int, progress: bool) -> list[list[dict[str, object]]]:
+    """Rows of each recording, each drawn in a fresh process: what else the caller has loaded can turn last bits."""
+    rows: list[list[dict[str, object]]] = [[] for _ in tasks]
+    finished = run_isolated(
+        f"{__name__}:render_recording",
+        tasks,
+        timeouts_seconds=[_LONGEST_SECONDS] * len(tasks),
+        num_workers=num_workers,
+    )
+    bar = tqdm(finished, total=len(tasks), desc="rendering the toy yard", unit="recording", disable=not progress)
+    for index, result in bar:
+        if isinstance(result, Lost):
+            raise OSError(f"recording {index} of the toy yard could not be rendered: {result.detail}")
+        rows[index] = result
+    return rows
+
+
+def render_recording(task: tuple[int, str, int, int, int]) -> list[dict[str, object]]:
+    """Render one recording into its folder: what a worker process does.
+
+    Args:
+        task: Index, root, seed, pairs of a scene and idle clips of the recording.
+
+    Returns:
+        Its lines of `truth.jsonl`.
+    """
+    index, root, seed, pairs_per_scene, idle_per_recording = task
     recording, clips = plan_recording(
         seed, index=index, pairs_per_scene=pairs_per_scene, idle_per_recording=idle_per_recording
     )
-    folder = root / "videos" / recording
+    folder = Path(root, "videos", recording)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     frames: list[np.ndarray] = []
@@ -160,7 +174,7 @@ def _render_recording(
         else:
             frames = list(draw_frames(clip.scene, times_seconds=times + span / 2))
         file_name = f"videos/{recording}/{clip.name}.mp4"
-        encode_video(root / file_name, frames, fps=camera.fps, crf=clip.scene.look.crf)
+        encode_video(Path(root, file_name), frames, fps=camera.fps, crf=clip.scene.look.crf)
         rows.append(_describe(clip, file_name, recording, len(times), span / 2, boxes))
     return rows
 

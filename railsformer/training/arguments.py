@@ -4,7 +4,6 @@ import argparse
 import difflib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -240,8 +239,9 @@ class RunArguments(TrainingArguments):
         _check_range(self, "max_lost_share", least=0, most=1)
         self._check_selection()
         self._check_lora()
-        # Launchers do not say that several processes run on the CPU, and each would take itself for the only one.
-        if "LOCAL_RANK" in os.environ and torch.accelerator.current_accelerator(check_available=True) is None:
+        # Stock refuses bf16 where there is no GPU unless told so, though many CPUs multiply in bfloat16; and launchers
+        # do not say that several processes run on the CPU, where each would take itself for the only one.
+        if torch.accelerator.current_accelerator(check_available=True) is None:
             self.use_cpu = True
         if self.trainable_blocks is not None and (self.trainable != "time" or self.trainable_blocks < 1):
             raise ValueError(
