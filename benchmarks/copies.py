@@ -25,8 +25,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from railsformer.data.copies import Copies, NearCopy, find_copies
-from railsformer.data.fingerprints import Fingerprint, SegmentOfFile, fingerprint_videos
+from railsformer.data.copies.clusters import Copies, NearCopy
+from railsformer.data.copies.fingerprints import Fingerprint, SegmentOfFile, fingerprint_videos
+from railsformer.data.copies.search import find_copies
 from railsformer.data.video import VideoDecodeError, find_video_stream, open_video, read_frames
 
 SUFFIXES = {".mp4", ".mkv", ".avi", ".mov"}

@@ -10,10 +10,10 @@ import argparse
 import time
 from collections.abc import Iterator
 
-import psutil
 import torch
 
 from railsformer.data.clips import ClipDataset, collate_clips, load_video_dataset
+from railsformer.data.loader_memory import measure_loader_memory
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings, TrainingAugmentation
 
@@ -29,14 +29,6 @@ class _Draws(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_clips
-
-
-def worker_memory() -> tuple[float, float]:
-    """Mean RSS and PSS of the child processes that hold the package, in MiB."""
-    sizes = [child.memory_full_info() for child in psutil.Process().children(recursive=True)]
-    sizes = [size for size in sizes if size.rss > 64 * 2**20]  # not the resource tracker
-    count = max(len(sizes), 1)
-    return sum(size.rss for size in sizes) / count / 2**20, sum(size.pss for size in sizes) / count / 2**20
 
 
 def main() -> None:
@@ -66,19 +58,16 @@ def main() -> None:
     )
     print("| clips | clips/s | RSS a worker, MiB | PSS a worker, MiB | RSS of the main process, MiB |")
     print("|---|---|---|---|---|")
-    done, row_clips, began = 0, 0, time.perf_counter()
-    for batch in loader:
-        assert batch["pixel_values"].dtype == torch.float32
-        done += len(batch["labels"])
-        if done // options.every > row_clips // options.every or done == options.clips:
-            now = time.perf_counter()
-            rss, pss = worker_memory()
-            own = psutil.Process().memory_info().rss / 2**20
-            print(
-                f"| {done} | {(done - row_clips) / (now - began):.1f} | {rss:.0f} | {pss:.0f} | {own:.0f} |",
-                flush=True,
-            )
-            row_clips, began = done, now
+    done, began = 0, time.perf_counter()
+    for memory in measure_loader_memory(loader, measure_every=max(1, options.every // options.batch_size)):
+        speed = (memory.num_clips - done) / (time.perf_counter() - began)
+        resident = sum(worker.resident_mib for worker in memory.workers) / len(memory.workers)
+        fair = sum(worker.fair_mib for worker in memory.workers) / len(memory.workers)
+        print(
+            f"| {memory.num_clips} | {speed:.1f} | {resident:.0f} | {fair:.0f} | {memory.main.resident_mib:.0f} |",
+            flush=True,
+        )
+        done, began = memory.num_clips, time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from railsformer.data.clips import (
     collate_clips,
     collate_training_clips,
     load_video_dataset,
-    measure_loader_memory,
 )
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings, TrainingAugmentation, evaluation_crops, evaluation_pixels
@@ -267,40 +266,6 @@ def test_crops_of_a_clip_come_together_after_the_clips(tmp_path):
 def test_views_that_do_not_exist_are_refused(loaded, options, message):
     with pytest.raises(ValueError, match=message):
         _clips(loaded.split("test"), **options)
-
-
-class _Hoarder(torch.utils.data.Dataset):
-    """Keeps 0.5 MiB of every clip that it gives."""
-
-    def __init__(self):
-        self.kept = []
-
-    def __len__(self):
-        return 7
-
-    def __getitem__(self, index):
-        self.kept.append(np.full(2**19, index, dtype=np.uint8))
-        return {"pixel_values": torch.zeros(1, 3, 4, 4), "labels": 0}
-
-
-@pytest.mark.slow
-def test_loader_workers_keep_nothing_of_a_clip(loaded):
-    pixels = PixelSettings(112, 112)
-    clips = _clips(loaded.split("train"), pixels=pixels, augmentation=TrainingAugmentation(112, 128))
-    measured = measure_loader_memory(clips, num_clips=1500, batch_size=4, num_workers=2, measure_every=75)
-    assert [one.num_clips for one in measured] == [300, 600, 900, 1200, 1500]
-    settled, last = measured[2], measured[-1]
-    assert len(settled.worker_mib) == len(last.worker_mib) == 2
-    for before, after in zip(settled.worker_mib, last.worker_mib, strict=True):
-        assert before > 0
-        assert after - before < 50  # 300 clips a worker, if kept, would be 129 MiB
-    assert last.main_mib - settled.main_mib < 50
-
-
-def test_a_leak_in_a_worker_is_seen():
-    measured = measure_loader_memory(_Hoarder(), num_clips=200, batch_size=4, num_workers=2, measure_every=10)
-    for before, after in zip(measured[0].worker_mib, measured[-1].worker_mib, strict=True):
-        assert after - before > 25  # 80 clips of half a MiB and what was fetched ahead
 
 
 def test_an_unreadable_video_is_named_and_never_replaced(tmp_path):

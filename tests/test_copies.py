@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from moving_scenes import FPS, HEIGHT, WIDTH, remux, scene, write_scene
 
-from railsformer.data.alignment import WHOLE, Stretch, Window, agreements, warp
-from railsformer.data.copies import Copies, NearCopy, find_copies
-from railsformer.data.fingerprints import SegmentOfFile, fingerprint_video, fingerprint_videos
+from railsformer.data.copies.alignment import WHOLE, Stretch, Window, agreements, warp
+from railsformer.data.copies.clusters import Copies, NearCopy
+from railsformer.data.copies.fingerprints import SegmentOfFile, fingerprint_video, fingerprint_videos
+from railsformer.data.copies.search import find_copies
 
 
 def _prints(paths):

@@ -6,7 +6,7 @@ import pytest
 from moving_scenes import remux, scene, write_scene
 from videos import write_video
 
-from railsformer.data.fingerprints import (
+from railsformer.data.copies.fingerprints import (
     BACKGROUND_SIZE,
     THUMBNAIL_SIZE,
     Fingerprint,

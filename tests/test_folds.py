@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from railsformer.data.folds import Fold, assign_folds, leave_one_group_out
-from railsformer.data.split_plan import LeftOut
+from railsformer.data.splits.folds import Fold, assign_folds, leave_one_group_out
+from railsformer.data.splits.plan import LeftOut
 
 
 def _rows(num_groups, *, rows_a_group=4):

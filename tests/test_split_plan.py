@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from railsformer.data.split_plan import LeftOut, leave_out_copies, merge_groups, plan_split
-from railsformer.data.splits import SPLITS
+from railsformer.data.splits.plan import LeftOut, leave_out_copies, merge_groups, plan_split
+from railsformer.data.splits.sides import SPLITS, count_labels
 
 RATIOS = (0.6, 0.2, 0.2)
 
@@ -84,6 +84,26 @@ def test_a_random_split_keeps_copies_together():
     assert _across(plan.sides, copies) == []
     assert plan.left_out == ()
     assert Counter(plan.sides) == {"train": 36, "validation": 12, "test": 12}
+
+
+def test_a_random_split_is_stratified_and_drawn_by_the_seed():
+    labels = ["x"] * 100 + ["y"] * 20
+
+    def draw(seed):
+        plan = plan_split(["one"] * 120, labels, split="random", ratios=(0.7, 0.15, 0.15), seed=seed)
+        assert plan.left_out == ()
+        return plan.sides
+
+    sides = draw(0)
+    assert count_labels(labels, sides) == {
+        "train": {"x": 70, "y": 14},
+        "validation": {"x": 15, "y": 3},
+        "test": {"x": 15, "y": 3},
+    }
+    assert sides == draw(0)
+    assert sides != draw(1)
+    assert "test" in sides[:30]  # drawn, not the tail of the list
+    assert "train" in sides[70:100]
 
 
 def test_the_validation_copy_gives_way_to_the_test_copy():

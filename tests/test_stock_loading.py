@@ -45,7 +45,7 @@ for name in sys.argv[2].split(","):
     if remote:
         try:
             AutoModelForVideoClassification.from_pretrained(folder / name)
-        except Exception as error:
+        except ValueError as error:
             result["refusals"][name] = f"{type(error).__name__}: {error}"
     model = AutoModelForVideoClassification.from_pretrained(folder / name, trust_remote_code=remote).eval()
     pixels = load_file(folder / f"{name}.safetensors")["pixel_values"]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from railsformer.data.annotations import read_annotations
-from railsformer.data.audit import Audit, audit_split, check_labels_of_copies
-from railsformer.data.copies import Copies, find_copies
+from railsformer.data.copies.clusters import Copies
+from railsformer.data.copies.fingerprints import SegmentOfFile, fingerprint_videos
+from railsformer.data.copies.search import find_copies
 from railsformer.data.dataset_card import BuildSummary, dataset_card
-from railsformer.data.fingerprints import SegmentOfFile, fingerprint_videos
 from railsformer.data.folders import building_folder, check_output_dir, whole_folder
 from railsformer.data.hub_source import read_hub_annotations
 from railsformer.data.metadata import StoredRow, column_dtypes, dataset_fingerprint, write_metadata
@@ -27,8 +27,9 @@ from railsformer.data.probe import VideoFacts, VideoLimits, probe_videos
 from railsformer.data.proxies import PROXY_PRESETS, ProxySettings
 from railsformer.data.quarantine import Quarantine, write_probe_table, write_quarantine
 from railsformer.data.segments import Annotations, Segment, check_segment_ends
-from railsformer.data.split_plan import SplitPlan, plan_split
-from railsformer.data.splits import SPLITS, SplitBy, count_labels, describe_split
+from railsformer.data.splits.audit import Audit, audit_split, check_labels_of_copies
+from railsformer.data.splits.plan import SplitPlan, plan_split
+from railsformer.data.splits.sides import SPLITS, SplitBy, count_labels, describe_split
 from railsformer.data.store import encode_segments, name_rows, put_in_place
 from railsformer.data.video import VideoDecodeError
 

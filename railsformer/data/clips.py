@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import datasets
 import numpy as np
-import psutil
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -32,13 +31,11 @@ __all__ = [
     "LOST_LABEL",
     "ClipDataset",
     "FrameOrder",
-    "LoaderMemory",
     "LostClip",
     "VideoDataset",
     "collate_clips",
     "collate_training_clips",
     "load_video_dataset",
-    "measure_loader_memory",
     "video_file",
 ]
 
@@ -354,64 +351,3 @@ def collate_training_clips(clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "video_index": [clip["video_index"] for clip in clips],
         "lost": [clip["lost"] for clip in clips if "lost" in clip],
     }
-
-
-@dataclass(frozen=True)
-class LoaderMemory:
-    """Memory of a loader's processes at one moment, pages that processes share left out.
-
-    Args:
-        num_clips: Clips delivered so far.
-        main_mib: Of the process that receives them.
-        worker_mib: Of each worker.
-    """
-
-    num_clips: int
-    main_mib: float
-    worker_mib: tuple[float, ...]
-
-
-def measure_loader_memory(
-    clips: torch.utils.data.Dataset,
-    *,
-    num_clips: int,
-    batch_size: int = 8,
-    num_workers: int = 2,
-    measure_every: int = 50,
-) -> list[LoaderMemory]:
-    """Feed clips through one loader and watch what its processes hold: flat memory means that nothing is kept.
-
-    Over the first several hundred clips the heap of a worker grows to a plateau, since glibc keeps freed memory. So
-    compare later measurements with each other, or run under MALLOC_MMAP_THRESHOLD_=1048576, which gives it back.
-
-    Args:
-        clips: Gives clips by index; gone through again and again by the same workers, unlike in training, where each
-            epoch may start new ones and so hide a leak.
-        num_clips: Clips to deliver in all.
-        batch_size: Clips of a batch.
-        num_workers: Processes that decode.
-        measure_every: Batches between two measurements.
-
-    Returns:
-        Measurements in order, the first after `measure_every` batches.
-    """
-    length = len(clips)  # type: ignore[arg-type]
-    this_process = psutil.Process()
-    others = {process.pid for process in this_process.children()}
-    loader = torch.utils.data.DataLoader(
-        clips,
-        batch_size=batch_size,
-        sampler=[index % length for index in range(num_clips)],
-        num_workers=num_workers,
-        collate_fn=collate_clips,
-    )
-    measured, delivered = [], 0
-    workers: list[psutil.Process] | None = None
-    for number, batch in enumerate(loader, start=1):
-        delivered += len(batch["labels"])
-        if workers is None:
-            workers = [process for process in this_process.children() if process.pid not in others]
-        if number % measure_every == 0:
-            main_mib, *worker_mib = (one.memory_full_info().uss / 2**20 for one in (this_process, *workers))
-            measured.append(LoaderMemory(delivered, main_mib, tuple(worker_mib)))
-    return measured

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from railsformer.data.splits import SPLITS
+from railsformer.data.splits.sides import SPLITS
 
 __all__ = ["BuildSummary", "dataset_card"]
 

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-__all__ = ["check_dataset_folder", "check_seconds", "metadata_files", "read_dataset_facts"]
+from railsformer.data.segments import LONGEST_SECONDS
 
-# Far longer than any file, far shorter than what arithmetic in frames chokes on.
-_LONGEST_SECONDS = 1e7
+__all__ = ["check_dataset_folder", "check_seconds", "metadata_files", "read_dataset_facts"]
 
 
 def check_dataset_folder(folder: Path) -> None:
@@ -61,9 +60,9 @@ def check_seconds(row: Mapping[str, Any], where: str) -> None:
             seconds[name] = float(value)
         except ValueError:
             seconds[name] = math.nan
-        if not 0 <= seconds[name] <= _LONGEST_SECONDS:
+        if not 0 <= seconds[name] <= LONGEST_SECONDS:
             raise ValueError(
-                f"{where}: {name} must be a number from 0 to {_LONGEST_SECONDS:g}, got {value}; "
+                f"{where}: {name} must be a number from 0 to {LONGEST_SECONDS:g}, got {value}; "
                 "correct it, or build the dataset again"
             )
     if seconds["end_seconds"] <= seconds["start_seconds"] and row.get("end_seconds") is not None:

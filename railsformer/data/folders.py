@@ -13,12 +13,12 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["DiskFullError", "building_folder", "check_output_dir", "whole_folder"]
+__all__ = ["NO_ROOM", "DiskFullError", "building_folder", "check_output_dir", "whole_folder"]
 
 _PREFIX = ".railsformer-"
 _BUILDING = ".railsformer-building"
 _WORTH_KEEPING_SECONDS = 60.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(OSError):
@@ -118,7 +118,7 @@ def whole_folder(output_dir: str | Path) -> Iterator[Path]:
 
 def _name_full_disk(error: OSError, output_dir: str | Path, *, advice: str) -> None:
     """Raise what tells the user, where an error says that there is no room; libraries name the wrong file or none."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         raise DiskFullError(
             f"output_dir {output_dir}: no room on its disk ({error.strerror}); free some space and {advice}"
         ) from error

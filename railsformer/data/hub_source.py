@@ -14,6 +14,7 @@ import datasets
 import pyarrow as pa
 
 from railsformer.data.annotations import read_segments
+from railsformer.data.files import whole_file
 from railsformer.data.segments import READ_SUFFIXES, Annotations, printable
 from railsformer.data.tables import Table, cell_text, is_scalar, parse_split
 
@@ -163,12 +164,10 @@ class _VideoFiles:
             name = by_content if self.shares and name == wanted else _numbered(wanted, number)
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
         try:
-            part.write_bytes(data)
-            part.replace(target)
+            with whole_file(target) as partial:
+                partial.write_bytes(data)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise type(error)(error.errno, error.strerror, str(target)) from error
         self._embedded[name.casefold()] = (name, digest)
         self.paths[name] = target

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from railsformer.data.segments import Annotations, Segment
-from railsformer.data.splits import SPLITS
+from railsformer.data.splits.sides import SPLITS
 
 __all__ = ["StoredRow", "column_dtypes", "dataset_fingerprint", "write_metadata"]
 

@@ -9,7 +9,6 @@ its pictures; a faster one keeps between fps and 2 x fps a second.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from tqdm import tqdm
 
-from railsformer.data.folders import DiskFullError
+from railsformer.data.files import partial_path, whole_file
+from railsformer.data.folders import NO_ROOM, DiskFullError
 from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
 from railsformer.data.segment_frames import SegmentFrame, segment_frames
@@ -53,7 +53,6 @@ ProxyKind = Literal["h264", "mjpeg"]
 
 # Times are kept in these units: 11 microseconds.
 _TICKS_PER_SECOND = 90_000
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SMPTE170M = 6  # AVCOL_SPC_SMPTE170M: the matrix of BT.601
 # Without CABAC a picture decodes in two thirds of the time, for a twentieth more bytes. The psychovisual options serve
 # the eye at the cost of pixels that are like the source's.
@@ -245,7 +244,7 @@ def encode_proxies(
         outcomes.close()
         for index, job in enumerate(jobs):
             if not isinstance(results.get(index), ProxyFacts):  # a worker that was stopped leaves what it began
-                _partial_path(job).unlink(missing_ok=True)
+                partial_path(job.target).unlink(missing_ok=True)
     return [results[index] for index in range(len(jobs))]
 
 
@@ -263,25 +262,18 @@ def finished_proxy(job: ProxyJob) -> ProxyFacts | None:
 def _encode(job: ProxyJob) -> ProxyFacts:
     if not job.source.is_file():
         raise FileNotFoundError(f"{job.source}: no such video file")
-    partial = _partial_path(job)
     try:
-        with partial.open("wb") as file:
-            _write_proxy(job, file)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = _read_facts(partial, job.max_pixels)
-        os.replace(partial, job.target)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        with whole_file(job.target) as partial:
+            with partial.open("wb") as file:
+                _write_proxy(job, file)
+                file.flush()
+                os.fsync(file.fileno())
+            return _read_facts(partial, job.max_pixels)
+    except OSError as error:
+        if error.errno in NO_ROOM:
             reason = "no room for the proxy on this disk; free some space and run the command again: it goes on"
             raise DiskFullError(f"{job.target}: {reason}") from error
         raise
-    return facts
-
-
-def _partial_path(job: ProxyJob) -> Path:
-    return job.target.with_name(f".{job.target.name}.partial")
 
 
 def _job_to_json(job: ProxyJob) -> dict[str, Any]:

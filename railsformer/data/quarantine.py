@@ -1,9 +1,7 @@
 """The tables beside a dataset that say what its source files hold, and which were left out."""
 
 import csv
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +9,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from railsformer.data.files import whole_file
 from railsformer.data.probe import VideoFacts
 from railsformer.data.video import ReasonClass, VideoDecodeError
 
@@ -75,7 +74,8 @@ def write_probe_table(path: str | Path, found: Mapping[str, VideoFacts | VideoDe
     """
     rows = [_probe_row(name, result) for name, result in found.items()]
     table = pa.Table.from_pylist(rows, schema=_PROBE_SCHEMA)
-    _replace(Path(path), lambda temporary: pq.write_table(table, temporary))
+    with whole_file(path) as partial:
+        pq.write_table(table, partial)
 
 
 def read_probe_table(path: str | Path) -> dict[str, VideoFacts | VideoDecodeError]:
@@ -117,15 +117,14 @@ def write_quarantine(path: str | Path, rows: Sequence[Quarantine]) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-
-    def write(temporary: Path) -> None:
-        # surrogateescape: a file name that is no UTF-8 must not end the build
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.DictWriter(file, [column.name for column in fields(Quarantine)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    _replace(Path(path), write)
+    # surrogateescape: a file name that is no UTF-8 must not end the build
+    with (
+        whole_file(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, [column.name for column in fields(Quarantine)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
 def read_quarantine(path: str | Path) -> list[Quarantine]:
@@ -171,23 +170,3 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table; `railsformer build` writes it")
     return path
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the target and put it in its place in one step."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's mask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

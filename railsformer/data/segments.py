@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 __all__ = [
+    "LONGEST_SECONDS",
     "READ_SUFFIXES",
     "STORED_SUFFIXES",
     "Annotations",
@@ -43,6 +44,8 @@ _ENCODED_SUFFIXES = (
 )
 READ_SUFFIXES = frozenset({*STORED_SUFFIXES, *_ENCODED_SUFFIXES})
 _LONGEST_NAME = 100
+# Of a time in a file: far longer than any file, far shorter than what arithmetic in frames chokes on.
+LONGEST_SECONDS = 1e7
 # Control characters, line and paragraph separators, and the stand-ins for bytes that are not UTF-8.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 

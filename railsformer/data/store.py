@@ -17,7 +17,7 @@ from railsformer.data.metadata import StoredRow
 from railsformer.data.probe import VideoFacts, VideoLimits, available_cores
 from railsformer.data.proxies import ProxyJob, ProxySettings, encode_proxies
 from railsformer.data.segments import STORED_SUFFIXES, Segment, stored_name
-from railsformer.data.splits import SPLITS
+from railsformer.data.splits.sides import SPLITS
 from railsformer.data.video import MAX_PIXELS, VideoDecodeError
 
 __all__ = ["encode_segments", "name_rows", "put_in_place"]

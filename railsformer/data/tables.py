@@ -16,12 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from railsformer.data.segments import READ_SUFFIXES, printable
+from railsformer.data.segments import LONGEST_SECONDS, READ_SUFFIXES, printable
 
 __all__ = ["Table", "cell_text", "is_scalar", "parse_seconds", "parse_split", "read_table"]
 
-# Far longer than any file, far shorter than what arithmetic in frames chokes on.
-_LONGEST_SECONDS = 1e7
 _KINDS = "a table (.csv, .tsv, .jsonl, .parquet) or a list of paths and label indices (.txt)"
 _LABEL_FILES = ("labels.txt", "label_map.txt")
 _SPLITS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
@@ -101,8 +99,8 @@ def parse_seconds(text: str, *, decimal_comma: bool = False) -> float:
         seconds = float(plain)
     else:
         raise ValueError(f"must be seconds (12.5) or a clock time (h:mm:ss or m:ss), got {printable(text)}")
-    if not 0 <= seconds <= _LONGEST_SECONDS:
-        raise ValueError(f"must be from 0 to {_LONGEST_SECONDS:.0f} seconds, got {text}")
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(f"must be from 0 to {LONGEST_SECONDS:.0f} seconds, got {text}")
     return round(seconds, 6)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
+from railsformer.data.files import whole_file
 from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
 from railsformer.data.yard_scene import Actor, Camera, Keyframe, Look, Scene, draw_frames, encode_video, project_boxes
@@ -95,13 +96,14 @@ def render_toy_yard(
         progress=progress,
     )
     rows = [row for recording in recordings for row in recording]
-    _replace_text(root / "truth.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    partial_table = root / "annotations.csv.part"
-    with partial_table.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(root / "truth.jsonl") as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    table = root / "annotations.csv"
+    with whole_file(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return partial_table.replace(root / "annotations.csv")
+    return table
 
 
 def plan_recording(
@@ -308,9 +310,3 @@ def _plan_idle(rng: np.random.Generator, track_x: float, span: tuple[float, floa
         path = (Keyframe(span[0], x, y), Keyframe(middle, x + step, y), Keyframe(span[1], x, y))
         still.append(Actor("stroller", "worker", path))
     return tuple(still)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial_path = path.with_suffix(path.suffix + ".part")
-    partial_path.write_text(text, encoding="utf-8")
-    partial_path.replace(path)

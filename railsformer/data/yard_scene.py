@@ -16,6 +16,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from railsformer.data.files import whole_file
+
 __all__ = ["Actor", "Camera", "Keyframe", "Look", "Scene", "draw_frames", "encode_video", "project_boxes"]
 
 _SUPERSAMPLING = 2
@@ -202,8 +204,7 @@ def _paint(scene: Scene, background: Image.Image, times_seconds: np.ndarray) -> 
 
 def encode_video(path: Path, frames: Iterable[np.ndarray], *, fps: int, crf: int = 23) -> None:
     """Write frames as H.264; the file appears under its name only once it is complete."""
-    partial_path = path.with_suffix(".part")
-    with av.open(str(partial_path), "w", format="mp4") as container:
+    with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "g": str(fps)}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.codec_context.thread_count = 1
@@ -213,7 +214,6 @@ def encode_video(path: Path, frames: Iterable[np.ndarray], *, fps: int, crf: int
                 stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    partial_path.replace(path)
 
 
 def _actor_parts(actor: Actor, look: Look, times_seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from railsformer.data.clips import VideoDataset, load_video_dataset
-from railsformer.data.fold_datasets import FoldPlan, join_splits, plan_folds, read_copies, write_fold_dataset
+from railsformer.data.files import whole_file
 from railsformer.data.folders import check_output_dir
+from railsformer.data.splits.fold_datasets import FoldPlan, join_splits, plan_folds, read_copies, write_fold_dataset
 from railsformer.training.arguments import parse_settings
 from railsformer.training.crossval_table import FoldResult, crossval_content, crossval_markdown
 from railsformer.training.resume import checkpoints_of, what_is_missing
@@ -209,6 +210,8 @@ class _Crossval:
         results = {(plan.name, seed): self._waiting(plan, seed) for plan in self.plans for seed in self.settings.seeds}
         content = self._write(results)
         claimed = [self._claim(plan, rows, seed) for plan in self.plans for seed in self.settings.seeds]
+        # What is finished first: an interruption must not leave a table that hides it.
+        claimed.sort(key=lambda training: not (training[2] / "report" / "metrics.json").is_file())
         for plan, seed, place in claimed:
             results[plan.name, seed] = self._train_and_test(plan, seed, place)
             content = self._write(results)
@@ -300,9 +303,8 @@ class _Crossval:
         content = crossval_content(list(results.values()), self._protocol())
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
         for name, written in ((TABLE_FILE, text), ("crossval.md", crossval_markdown(content))):
-            scratch = self.settings.output_dir / f".{name}"
-            scratch.write_text(written, encoding="utf-8")
-            scratch.replace(self.settings.output_dir / name)
+            with whole_file(self.settings.output_dir / name) as partial:
+                partial.write_text(written, encoding="utf-8")
         return content
 
     def _protocol(self) -> dict[str, Any]:

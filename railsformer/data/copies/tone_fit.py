@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from railsformer.data.alignment import CONTRAST, WHOLE, Window, fit_windows, warp
-from railsformer.data.alignment import blur as blur_thumbnails
-from railsformer.data.fingerprints import BACKGROUND_SIZE, THUMBNAIL_SIZE
+from railsformer.data.copies.alignment import CONTRAST, WHOLE, Window, fit_windows, warp
+from railsformer.data.copies.alignment import blur as blur_thumbnails
+from railsformer.data.copies.fingerprints import BACKGROUND_SIZE, THUMBNAIL_SIZE
 
 __all__ = ["ToneFit", "equalised", "fit_tones"]
 

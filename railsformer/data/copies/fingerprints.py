@@ -18,6 +18,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from tqdm import tqdm
 
+from railsformer.data.files import whole_file
 from railsformer.data.isolation import Lost, run_isolated
 from railsformer.data.probe import available_cores
 from railsformer.data.video import (
@@ -189,8 +190,8 @@ def save_fingerprint(path: str | Path, fingerprint: Fingerprint) -> None:
         fingerprint: What to write.
     """
     path = Path(path)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial_path.open("wb") as file:
+    own = path.with_name(f".{path.name}.{os.getpid()}.partial")  # two runs may share a record
+    with whole_file(path, partial=own) as partial, partial.open("wb") as file:
         np.savez(
             file,
             version=np.int64(_VERSION),
@@ -200,7 +201,6 @@ def save_fingerprint(path: str | Path, fingerprint: Fingerprint) -> None:
             thumbnails=fingerprint.thumbnails,
             background=fingerprint.background,
         )
-    os.replace(partial_path, path)
 
 
 def load_fingerprint(path: str | Path) -> Fingerprint:

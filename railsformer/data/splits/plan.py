@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from railsformer.data.splits import SPLITS, SplitBy, assign_groups, check_sides
+from railsformer.data.copies.clusters import join_sets
+from railsformer.data.splits.sides import SPLITS, SplitBy, assign_groups, check_sides
 
 __all__ = ["LeftOut", "SplitPlan", "leave_out_copies", "merge_groups", "plan_split"]
 
@@ -127,19 +128,8 @@ def merge_groups(
         copies: Clusters of rows, by index, that are copies of each other.
         apart: Groups that stay as they are.
     """
-    parents = {group: group for group in groups}
-
-    def root(group: str) -> str:
-        while parents[group] != group:
-            parents[group] = parents[parents[group]]
-            group = parents[group]
-        return group
-
-    for cluster in copies:
-        joined = sorted({root(groups[row]) for row in cluster if groups[row] not in apart})
-        for group in joined[1:]:
-            parents[group] = joined[0]
-    return [root(group) for group in groups]
+    first = join_sets([{groups[row] for row in cluster} - set(apart) for cluster in copies])
+    return [first.get(group, group) for group in groups]
 
 
 def _fits_training(merged: Sequence[str], groups: Sequence[str], share: float) -> bool:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from railsformer.data.fingerprints import THUMBNAIL_RATE, THUMBNAIL_SIZE
+from railsformer.data.copies.fingerprints import THUMBNAIL_RATE, THUMBNAIL_SIZE
 
 __all__ = ["CONTRAST", "LAG", "WHOLE", "Agreement", "Stretch", "Window", "agreements", "blur", "fit_windows", "warp"]
 

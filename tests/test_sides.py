@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from railsformer.data.splits import (
+from railsformer.data.splits.sides import (
     SPLITS,
     assign_groups,
-    assign_rows,
     check_sides,
     count_labels,
     describe_split,
@@ -37,20 +36,6 @@ def test_one_group_that_fits_exactly_is_found_among_many():
     groups, labels = _rows({f"g{index}": {"x": 7, "y": 3} for index in range(20)})
     assignment = assign_groups(groups, labels, seed=3)
     assert Counter(assignment.values()) == {"train": 14, "validation": 3, "test": 3}
-
-
-def test_files_are_stratified_and_drawn_by_the_seed():
-    labels = ["x"] * 100 + ["y"] * 20
-    sides = assign_rows(labels, seed=0)
-    assert count_labels(labels, sides) == {
-        "train": {"x": 70, "y": 14},
-        "validation": {"x": 15, "y": 3},
-        "test": {"x": 15, "y": 3},
-    }
-    assert sides == assign_rows(labels, seed=0)
-    assert sides != assign_rows(labels, seed=1)
-    assert "test" in sides[:30]  # drawn, not the tail of the list
-    assert "train" in sides[70:100]
 
 
 def test_order_of_rows_does_not_matter():

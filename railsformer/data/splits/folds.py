@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from railsformer.data.split_plan import LeftOut, merge_groups
-from railsformer.data.splits import spread_groups
+from railsformer.data.splits.plan import LeftOut, merge_groups
+from railsformer.data.splits.sides import spread_groups
 
 __all__ = ["Fold", "assign_folds", "leave_one_group_out"]
 

@@ -15,13 +15,13 @@ import datasets
 import yaml
 
 from railsformer.data.clips import VideoDataset
-from railsformer.data.copies import Copies, NearCopy
+from railsformer.data.copies.clusters import Copies, NearCopy
 from railsformer.data.dataset_folder import read_dataset_facts
 from railsformer.data.folders import whole_folder
-from railsformer.data.folds import assign_folds, leave_one_group_out
 from railsformer.data.segments import format_seconds
-from railsformer.data.split_plan import plan_split
-from railsformer.data.splits import SPLITS
+from railsformer.data.splits.folds import assign_folds, leave_one_group_out
+from railsformer.data.splits.plan import plan_split
+from railsformer.data.splits.sides import SPLITS
 
 __all__ = ["FoldPlan", "fold_fingerprint", "join_splits", "plan_folds", "read_copies", "write_fold_dataset"]
 

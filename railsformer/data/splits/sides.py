@@ -17,8 +17,6 @@ __all__ = [
     "SPLITS",
     "SplitBy",
     "assign_groups",
-    "assign_rows",
-    "assign_sides",
     "check_sides",
     "count_labels",
     "describe_split",
@@ -35,40 +33,6 @@ _MISSING_COST = {"train": 1e6, "validation": 10.0, "test": 10.0}
 _MAX_ENUMERATED = 20_000  # try every assignment up to this many: 3 sides x 9 groups, 2 sides x 14
 _MAX_GROUPS_TO_SWAP = 200  # with more groups, single moves are fine enough
 _MAX_IMPROVEMENTS = 1_000
-
-
-def assign_sides(
-    groups: Sequence[str],
-    labels: Sequence[str],
-    *,
-    split: SplitBy,
-    ratios: Sequence[float],
-    seed: int,
-    test_groups: Collection[str] = (),
-    validation_groups: Collection[str] = (),
-) -> list[str]:
-    """Return the side of each row: groups kept whole, or rows drawn at random where that is asked for.
-
-    Args:
-        groups: Group of each row.
-        labels: Label of each row.
-        split: `group` or `random`.
-        ratios: Shares of train, validation and test; above 0, sum 1.
-        seed: Breaks ties, or draws the rows.
-        test_groups: Groups that make up the test side.
-        validation_groups: Groups that make up the validation side.
-
-    Raises:
-        ValueError: As `assign_groups`, or if sides are fixed by name in a random split.
-    """
-    if split == "random":
-        if test_groups or validation_groups:
-            raise ValueError("--split random ignores groups; drop it, or drop --test_groups and --validation_groups")
-        return assign_rows(labels, ratios=ratios, seed=seed)
-    assignment = assign_groups(
-        groups, labels, ratios=ratios, seed=seed, test_groups=test_groups, validation_groups=validation_groups
-    )
-    return [assignment[group] for group in groups]
 
 
 def assign_groups(
@@ -122,25 +86,6 @@ def assign_groups(
     assignment = fixed | {name: free_sides[side] for name, side in zip(names, sides, strict=True)}
     check_sides([assignment[group] for group in groups], labels, groups=groups)
     return {name: assignment[name] for name in sorted(assignment)}
-
-
-def assign_rows(labels: Sequence[str], *, ratios: Sequence[float] = (0.7, 0.15, 0.15), seed: int) -> list[str]:
-    """Give every row a side, stratified over labels and blind to groups.
-
-    Args:
-        labels: Label of each row.
-        ratios: Shares of train, validation and test; above 0, sum 1.
-        seed: Draws the rows.
-
-    Returns:
-        Side of each row.
-
-    Raises:
-        ValueError: If there are too few rows for every side to have a sample, or if training would miss a label.
-    """
-    rows = [f"row {index:09d}" for index in range(len(labels))]
-    assignment = assign_groups(rows, labels, ratios=ratios, seed=seed)
-    return [assignment[row] for row in rows]
 
 
 def spread_groups(groups: Sequence[str], labels: Sequence[str], names: Sequence[str], *, num_sides: int) -> list[int]:

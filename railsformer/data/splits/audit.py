@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from railsformer.data.copies import Copies
-from railsformer.data.split_plan import LeftOut
-from railsformer.data.splits import SPLITS, count_labels, leaks
+from railsformer.data.copies.clusters import Copies
+from railsformer.data.splits.plan import LeftOut
+from railsformer.data.splits.sides import SPLITS, count_labels, leaks
 
 __all__ = ["Audit", "RandomSplit", "audit_split", "check_labels_of_copies"]
 
@@ -72,11 +72,6 @@ class Audit:
     label_conflicts: tuple[int, ...]
     balance: Mapping[str, Mapping[str, int]]
     random_split: RandomSplit
-
-    @property
-    def clean(self) -> bool:
-        """Whether no group and no copy lies on several sides."""
-        return not (self.groups_on_several_sides or self.exact_on_several_sides or self.near_on_several_sides)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of audit.json."""
