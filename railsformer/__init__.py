@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from railsformer.data.video import read_frames
     from railsformer.evaluation.metrics import VideoClassificationMetrics
     from railsformer.evaluation.report import evaluate_model
+    from railsformer.evaluation.score_metrics import VideoScoreMetrics
     from railsformer.model.configuration_railsformer import RailsformerConfig
     from railsformer.model.modeling_railsformer import RailsformerForVideoClassification, RailsformerModel
 
@@ -19,6 +20,7 @@ __all__ = [
     "RailsformerForVideoClassification",
     "RailsformerModel",
     "VideoClassificationMetrics",
+    "VideoScoreMetrics",
     "analyze_dataset",
     "build_dataset",
     "evaluate_model",
@@ -33,6 +35,7 @@ _HOMES = {
     "RailsformerForVideoClassification": "railsformer.model.modeling_railsformer",
     "RailsformerModel": "railsformer.model.modeling_railsformer",
     "VideoClassificationMetrics": "railsformer.evaluation.metrics",
+    "VideoScoreMetrics": "railsformer.evaluation.score_metrics",
     "analyze_dataset": "railsformer.data.analysis.report",
     "build_dataset": "railsformer.data.builder",
     "evaluate_model": "railsformer.evaluation.report",

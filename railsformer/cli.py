@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from railsformer.cli_evaluate import add_evaluate, quiet_transformers, run_evaluate
+
 if TYPE_CHECKING:
     from railsformer.data.proxies import ProxySettings
 
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=lambda parsed: None)
     crossval = verbs.add_parser("crossval", help="train and test fold by fold, one table at the end", add_help=False)
     crossval.set_defaults(run=lambda parsed: None)
-    _add_evaluate(verbs)
+    add_evaluate(verbs, run=_evaluate)
     _add_convert(verbs)
     _add_push(verbs)
     _add_demo(verbs)
@@ -198,37 +200,6 @@ def _add_analyze(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     analyze.set_defaults(run=_analyze)
 
 
-def _add_evaluate(verbs: "argparse._SubParsersAction[_Parser]") -> None:
-    evaluate = verbs.add_parser("evaluate", help="measure a model on one split and write a report")
-    evaluate.add_argument("--model", required=True, help="run folder, checkpoint or Hub id")
-    evaluate.add_argument("--dataset", required=True, help="dataset folder or Hub id")
-    evaluate.add_argument("--split", default="test", help="split to measure (default: test)")
-    evaluate.add_argument("--output_dir", required=True, help="folder of the report; must be absent or empty")
-    evaluate.add_argument("--num_clips", type=int, default=1, help="clips a video, their scores averaged (default: 1)")
-    evaluate.add_argument(
-        "--num_crops",
-        type=int,
-        choices=(1, 3),
-        default=1,
-        help="crops of a clip: 1, the centre, or 3 along the long side; scores averaged (default: 1)",
-    )
-    evaluate.add_argument(
-        "--average",
-        choices=("probabilities", "logits"),
-        default="probabilities",
-        help="what is averaged over the clips and crops of a video (default: probabilities)",
-    )
-    evaluate.add_argument(
-        "--frame_order",
-        choices=("forwards", "middle"),
-        default="forwards",
-        help="middle shows the middle frame in every place: what is recognised without motion (default: forwards)",
-    )
-    evaluate.add_argument("--batch_size", type=int, default=8, help="clips x crops a forward pass (default: 8)")
-    evaluate.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")
-    evaluate.set_defaults(run=_evaluate)
-
-
 def _add_convert(verbs: "argparse._SubParsersAction[_Parser]") -> None:
     convert = verbs.add_parser(
         "convert", help="bring a checkpoint of TimeSformer's authors or of mmaction2 into our layout"
@@ -239,9 +210,21 @@ def _add_convert(verbs: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _add_push(verbs: "argparse._SubParsersAction[_Parser]") -> None:
-    push = verbs.add_parser("push", help="upload a run, a dataset or the metric to the Hugging Face Hub")
-    push.add_argument("source", help="run folder, dataset folder, or the word 'metric' for our evaluate module")
+    push = verbs.add_parser("push", help="upload a run with its report, a dataset or a metric to the Hugging Face Hub")
+    push.add_argument(
+        "source",
+        help="run folder, dataset folder, or the word 'metric' or 'score-metric' for our evaluate modules of "
+        "predictions and of scores",
+    )
     push.add_argument("repo_id", help="USER/NAME on the Hub")
+    push.add_argument(
+        "--report", help="report of the run to push along (default: the one whose figures the run's card shows)"
+    )
+    push.add_argument(
+        "--with_footage",
+        action="store_true",
+        help="push what shows or names videos too: predictions.csv, contact sheets, the report's pages as they are",
+    )
     push.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
     push.set_defaults(run=_push)
 
@@ -263,13 +246,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def _build(parsed: argparse.Namespace) -> None:
@@ -344,7 +320,7 @@ def _train(argv: Sequence[str]) -> None:
         print("  --plan                Measure memory and seconds of training steps, say which setting fits, and end")
         return
     settings = parse_settings([flag for flag in argv if flag != "--plan"])
-    _quiet_transformers()
+    quiet_transformers()
     if "--plan" in argv:
         from railsformer.training.plan import plan_memory
 
@@ -380,27 +356,8 @@ def _crossval(argv: Sequence[str]) -> None:
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:
-    from railsformer.evaluation.report import evaluate_model, per_class_table
-    from railsformer.hub.cards import FACTS_FILE, write_run_card
-
-    _quiet_transformers()
-    report = evaluate_model(
-        parsed.model,
-        dataset=parsed.dataset,
-        output_dir=parsed.output_dir,
-        split=parsed.split,
-        num_clips=parsed.num_clips,
-        num_crops=parsed.num_crops,
-        average=parsed.average,
-        frame_order=parsed.frame_order,
-        batch_size=parsed.batch_size,
-        num_workers=parsed.num_workers,
-        progress=True,
-    )
-    print(per_class_table(report.metrics))
-    print(f"\nreport: {report.output_dir / 'report.md'}")
-    if (Path(parsed.model) / FACTS_FILE).is_file() and not write_run_card(parsed.model, metrics=report.metrics):
-        print(f"The card of {parsed.model} stays as it is: it was edited, or these figures are of other data.")
+    if text := run_evaluate(parsed):
+        print(text)
 
 
 def _convert(parsed: argparse.Namespace) -> None:
@@ -409,7 +366,7 @@ def _convert(parsed: argparse.Namespace) -> None:
     from railsformer.model.convert import convert_checkpoint
 
     check_output_dir(parsed.output_dir)
-    _quiet_transformers()
+    quiet_transformers()
     converted = convert_checkpoint(parsed.checkpoint)
     config = converted.model.config
     side = config.image_height_width[0]
@@ -424,7 +381,13 @@ def _convert(parsed: argparse.Namespace) -> None:
 def _push(parsed: argparse.Namespace) -> None:
     from railsformer.hub.push import push
 
-    url = push(parsed.source, parsed.repo_id, public=parsed.public)
+    url = push(
+        parsed.source,
+        parsed.repo_id,
+        public=parsed.public,
+        report=parsed.report,
+        with_footage=parsed.with_footage,
+    )
     print(f"{'public' if parsed.public else 'private'}: {url}")
 
 

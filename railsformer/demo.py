@@ -111,7 +111,7 @@ def run_demo(output_dir: str | Path, *, run_verb: Callable[[Sequence[str]], int]
     scratch = _outcome(folder, "run_from_scratch", scratch_report)
     _print_outcomes([tuned, frozen, scratch])
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
-    print(f"Report: {folder / 'report' / 'report.md'}\nModel:  {folder / 'run'}")
+    print(f"Report: {folder / 'report' / 'report.html'}\nModel:  {folder / 'run'}")
     print(NEXT_STEPS)
 
 

@@ -67,11 +67,13 @@ def test_metadata_is_what_the_hub_reads(tmp_path):
         "Weighted F1": 0.71,
         "Recall, Track-Excavator": 1.0,
         "Recall, Bucket-Worker": 0.4,  # Other was never shown: no figure is made up for it
+        "Precision, Track-Excavator": 0.5,
+        "Precision, Bucket-Worker": 1.0,
     }
     one = results["Macro F1"]
     assert (one.task_type, one.dataset_type, one.dataset_split) == ("video-classification", "user/yard", "test")
     assert (one.metric_type, one.metric_args) == ("f1", {"average": "macro"})
-    assert one.dataset_args == {"split_kind": "by group", "dataset_fingerprint": "abc123"}
+    assert one.dataset_args == {"split_kind": "by group", "dataset_fingerprint": "abc123", "num_videos": 8}
 
 
 def test_the_card_says_what_a_user_must_know(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from railsformer.cli import main
 from railsformer.data.clips import load_video_dataset
-from railsformer.data.fold_datasets import join_splits, plan_folds, read_copies, write_fold_dataset
+from railsformer.data.splits.fold_datasets import join_splits, plan_folds, read_copies, write_fold_dataset
 from railsformer.training.crossval import cross_validate, parse_crossval
 from railsformer.training.crossval_table import FoldResult, crossval_content, crossval_markdown, crossval_table
 

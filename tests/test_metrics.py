@@ -6,6 +6,9 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 import railsformer.evaluation.metrics as module
@@ -27,6 +30,7 @@ def test_figures_by_hand():
         "balanced_accuracy": pytest.approx(2 / 3),
         "f1_macro": pytest.approx((0.8 + 2 / 3) / 2),
         "f1_weighted": pytest.approx((0.8 + 2 / 3) / 2),
+        "f1_micro": pytest.approx(4 / 6),
         "per_class": {
             "Track-Excavator": {
                 "precision": 1.0,
@@ -65,6 +69,7 @@ def test_equal_to_scikit_learn(seed):
     assert figures["accuracy"] == pytest.approx(sk.accuracy_score(true, guess))
     assert figures["f1_macro"] == pytest.approx(sk.f1_score(true, guess, average="macro", **options))
     assert figures["f1_weighted"] == pytest.approx(sk.f1_score(true, guess, average="weighted", **options))
+    assert figures["f1_micro"] == pytest.approx(sk.f1_score(true, guess, average="micro"))
     assert figures["confusion_matrix"]["matrix"] == sk.confusion_matrix(true, guess, labels=range(num_labels)).tolist()
     for index, name in enumerate(names):
         row = figures["per_class"][name]
@@ -78,6 +83,37 @@ def test_equal_to_scikit_learn(seed):
         assert row["f1"] == pytest.approx(sk.f1_score(true, guess, **one))
         assert row["support"] == int((true == index).sum())
     assert figures["num_videos"] == size
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.data())
+def test_equal_to_torchmetrics(data):
+    torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
+    num_labels = data.draw(st.integers(3, 6))
+    indices = st.lists(st.integers(0, num_labels - 1), min_size=1, max_size=40)
+    true = data.draw(indices)
+    guess = data.draw(st.lists(st.integers(0, num_labels - 1), min_size=len(true), max_size=len(true)))
+    figures = _compute(guess, true, [str(index) for index in range(num_labels)])
+    theirs = {"preds": torch.tensor(guess), "target": torch.tensor(true), "num_classes": num_labels}
+    assert figures["accuracy"] == pytest.approx(float(torchmetrics.multiclass_accuracy(**theirs, average="micro")))
+    assert figures["f1_micro"] == pytest.approx(float(torchmetrics.multiclass_f1_score(**theirs, average="micro")))
+    matrix = torchmetrics.multiclass_confusion_matrix(**theirs)
+    assert figures["confusion_matrix"]["matrix"] == matrix.tolist()
+    f1, recall, precision = (
+        getattr(torchmetrics, f"multiclass_{name}")(**theirs, average=None)
+        for name in ("f1_score", "recall", "precision")
+    )
+    for index, row in enumerate(figures["per_class"].values()):
+        if row["support"]:
+            assert row["f1"] == pytest.approx(float(f1[index]))
+            assert row["recall"] == pytest.approx(float(recall[index]))
+            assert row["precision"] == pytest.approx(float(precision[index]))
+
+
+def test_rows_of_scores_stand_for_their_highest():
+    scores = [[0.2, 0.3, 0.5, 0], [0.4, 0.4, 0.1, 0.1]]
+    assert _compute(scores, [2, 1]) == _compute([2, 0], [2, 1])
+    assert _compute(np.array(scores, dtype=np.float32), [2, 1]) == _compute([2, 0], [2, 1])
 
 
 def test_evaluate_loads_the_file_as_it_stands(tmp_path):
@@ -116,6 +152,12 @@ print(metric.compute(predictions=[0, 1], references=[0, 0], label_names=["no", "
         ([0, -1], [0, 1], r"predictions must lie in 0 to 3 \(4 labels\), got -1 to 0"),
         ([0, 1], [0, 7], r"references must lie in 0 to 3 \(4 labels\), got 0 to 7"),
         ([], [], "references must hold at least one video, got none"),
+        (
+            [[0.5, 0.5]],
+            [0],
+            r"predictions must be class indices or rows of 4 scores, one a label, row 0 is \[0.5, 0.5\]",
+        ),
+        ([[0.5, 0.5, 0, float("nan")]], [0], "predictions must be class indices or rows of 4 scores, .* row 0 is"),
     ],
 )
 def test_values_that_are_refused(predictions, references, message):

@@ -46,7 +46,6 @@ def run_folder(tmp_path: Path) -> Path:
         "preprocessor_config.json": b"{}",
         "README.md": b"---\nlicense: apache-2.0\n---\n# A run\n",
         "divided.yaml": b"seed: 1\n",
-        "metrics.json": b"{}",
         "operating_points.json": b"{}",
         "training_args.bin": b"a pickle",
         "trainer_state.json": b"{}",
@@ -114,7 +113,6 @@ def test_model_files_go_up_private_and_come_back_bit_equal(hub, run_folder):
             "preprocessor_config.json",
             "README.md",
             "divided.yaml",
-            "metrics.json",
             "operating_points.json",
         )
     }
@@ -125,13 +123,13 @@ def test_model_files_go_up_private_and_come_back_bit_equal(hub, run_folder):
 def test_pushing_again_replaces_what_went(hub, run_folder):
     hub.run(PUSH, run_folder, "user/run")
     (run_folder / "model.safetensors").rename(run_folder / "model-00001-of-00001.safetensors")
-    (run_folder / "metrics.json").unlink()
+    (run_folder / "operating_points.json").unlink()
     (run_folder / "README.md").write_text("---\nlicense: mit\n---\n# Again\n")
     hub.run(PUSH, run_folder, "user/run")
     files = hub.files("model", "user/run")
     assert "model-00001-of-00001.safetensors" in files
     assert "model.safetensors" not in files
-    assert "metrics.json" not in files
+    assert "operating_points.json" not in files
     assert b"# Again" in files["README.md"]
     commits = len(hub.repos["model", "user/run"].commits)
     hub.run(PUSH, run_folder, "user/run")
@@ -238,34 +236,42 @@ print(json.dumps([logits.tolist(), model.config.id2label, processor.crop_size["h
     assert size == 32
 
 
-def test_metric_goes_up_as_a_space_under_the_name_that_evaluate_asks_for(hub):
-    assert hub.run(PUSH, "metric", "user/yard-metric") == f"{hub.url}/spaces/user/yard-metric"
+@pytest.mark.parametrize(("word", "script"), [("metric", "metrics.py"), ("score-metric", "score_metrics.py")])
+def test_metric_goes_up_as_a_space_under_the_name_that_evaluate_asks_for(hub, word, script):
+    assert hub.run(PUSH, word, "user/yard-metric") == f"{hub.url}/spaces/user/yard-metric"
     space = hub.repos["space", "user/yard-metric"]
     import railsformer.evaluation
 
-    source = Path(railsformer.evaluation.__file__).with_name("metrics.py").read_bytes()
+    source = Path(railsformer.evaluation.__file__).with_name(script).read_bytes()
     assert space.private
     assert space.files["yard-metric.py"] == source
     assert b"sdk: static" in space.files["README.md"]
 
 
 @pytest.mark.slow
-def test_stock_evaluate_loads_a_pushed_metric(hub):
-    hub.run(PUSH, "metric", "user/yard-metric")
+def test_stock_evaluate_loads_both_pushed_metrics(hub):
+    from railsformer.evaluation.metrics import VideoClassificationMetrics
+    from railsformer.evaluation.score_metrics import VideoScoreMetrics
+
     code = (
         STOCK
         + """
 import evaluate
-metric = evaluate.load("user/yard-metric")
-print(json.dumps(metric.compute(**json.loads(sys.argv[1]))))
+metric = evaluate.load(sys.argv[1])
+print(json.dumps(metric.compute(**json.loads(sys.argv[2]))))
 """
     )
+    hub.run(PUSH, "metric", "user/yard-metric")
     videos = {"predictions": [0, 1, 1, 0], "references": [0, 1, 0, 0], "label_names": LABELS}
-    figures = hub.run(code, json.dumps(videos))
+    figures = hub.run(code, "user/yard-metric", json.dumps(videos))
     assert figures["accuracy"] == 0.75
-    from railsformer.evaluation.metrics import VideoClassificationMetrics
-
     assert figures == VideoClassificationMetrics().compute(**videos)
+    hub.run(PUSH, "score-metric", "user/yard-scores")
+    rows = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.5, 0.3, 0.2]]
+    scored = videos | {"predictions": rows}
+    figures = hub.run(code, "user/yard-scores", json.dumps(scored))
+    assert figures["top_k"]["2"] == 1.0
+    assert figures == VideoScoreMetrics().compute(**scored)
 
 
 # -- refusals

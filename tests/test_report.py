@@ -1,38 +1,32 @@
 import csv
 import json
+import shutil
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from videos import write_video
 
 import railsformer.evaluation.report as report
 from railsformer.data.builder import build_dataset
 from railsformer.data.folders import check_output_dir
 from railsformer.data.transforms import PixelSettings
-from railsformer.data.video import VideoDecodeError
+from railsformer.evaluation.operating_points_file import read_operating_points
 from railsformer.evaluation.report import evaluate_model, per_class_table
+from railsformer.evaluation.report_pages import load_schema
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 # What the command promises; a program that reads metrics.json depends on it.
 FIGURES = {
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "f1_weighted",
-    "per_class",
-    "confusion_matrix",
-    "num_videos",
-    "protocol",
-    "split",
-    "dataset_fingerprint",
-    "versions",
-}
-BESIDE = {"absent_labels", "dataset", "model"}
+    "version", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "f1_micro", "top_k", "map",
+    "calibration_error", "per_class", "confusion_matrix", "absent_labels", "num_videos", "unread", "num_unread",
+    "intervals", "calibration", "operating_points", "slices", "worst_slice", "mistakes", "costs", "compare",
+    "protocol", "split", "dataset", "dataset_fingerprint", "model", "run", "versions",
+}  # fmt: skip
 NAMES = ["bridge_down", "no_action", "train_in_out"]
+KNOWN = [*NAMES, "Other"]  # the model knows one label more than the dataset
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +78,7 @@ def _save_model(folder, names):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return _save_model(tmp_path_factory.mktemp("model"), NAMES)
+    return _save_model(tmp_path_factory.mktemp("model"), KNOWN)
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +87,39 @@ def written(model, built, tmp_path_factory):
     return evaluate_model(model, dataset=built, output_dir=folder, num_workers=0)
 
 
-def test_what_is_written(written):
-    assert {path.name for path in written.output_dir.iterdir()} == {
-        "metrics.json",
-        "predictions.csv",
-        "report.md",
-        "confusion_matrix.png",
-    }
+def test_what_is_written(written, model):
+    names = {path.name for path in written.output_dir.iterdir()}
+    assert {"metrics.json", "predictions.csv", "report.md", "report.html", "operating_points.json"} <= names
     assert [path.name for path in written.output_dir.parent.iterdir()] == ["report"]
     assert written.output_dir.stat().st_mode & 0o077 == written.output_dir.parent.stat().st_mode & 0o077
+    # a local model without another dataset of its own takes the operating points along
+    points = read_operating_points(written.output_dir, label_names=KNOWN)
+    assert written.stored_in_run
+    assert read_operating_points(model, label_names=KNOWN) == points
+    assert points.split == "validation"
+    assert points.temperature == written.metrics["calibration"]["temperature"]
+    assert {path.name for path in model.iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json", "operating_points.json"
+    }  # fmt: skip
 
 
 def test_metrics_json(written, built, model):
     metrics = json.loads((written.output_dir / "metrics.json").read_text(encoding="utf-8"))
     assert metrics == written.metrics
-    assert set(metrics) == FIGURES | BESIDE
+    assert set(metrics) == FIGURES
     assert metrics["split"] == "test"
     assert metrics["num_videos"] == 7
-    assert set(metrics["per_class"]) == set(NAMES)
-    assert all(set(row) == {"precision", "recall", "f1", "support"} for row in metrics["per_class"].values())
-    assert metrics["confusion_matrix"]["labels"] == NAMES
-    assert np.array(metrics["confusion_matrix"]["matrix"]).sum(axis=1).tolist() == [3, 4, 0]
-    assert metrics["absent_labels"] == ["train_in_out"]
+    assert set(metrics["per_class"]) == set(KNOWN)
+    keys = {"precision", "recall", "f1", "support", "average_precision"}
+    assert all(set(row) == keys for row in metrics["per_class"].values())
+    assert metrics["confusion_matrix"]["labels"] == KNOWN
+    assert np.array(metrics["confusion_matrix"]["matrix"]).sum(axis=1).tolist() == [3, 4, 0, 0]
+    assert metrics["absent_labels"] == ["train_in_out", "Other"]
+    assert metrics["unread"] == []
+    assert metrics["run"]["num_processes"] == 1
+    assert metrics["protocol"]["mixed_splits"]["state"] == "unknown"
+    assert metrics["calibration"]["num_videos"] == 1
+    assert set(metrics["operating_points"]["labels"]) == set(KNOWN)
     assert metrics["dataset_fingerprint"] == json.loads((built / "dataset.json").read_text())["fingerprint"]
     assert set(metrics["versions"]) == set(report.PACKAGES)
     protocol = metrics["protocol"]
@@ -131,6 +136,10 @@ def test_metrics_json(written, built, model):
     assert protocol["decoder"].startswith("av ")
 
 
+def test_metrics_json_keeps_to_its_schema(written):
+    pytest.importorskip("jsonschema").validate(written.metrics, load_schema())
+
+
 def test_predictions_csv(written, built):
     with (written.output_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -140,61 +149,46 @@ def test_predictions_csv(written, built):
     assert [row["note"] for row in rows] == list(truth["note"])
     correct = 0
     for row in rows:
-        scores = [float(row[f"score_{name}"]) for name in NAMES]
+        scores = [float(row[f"score_{name}"]) for name in KNOWN]
         assert sum(scores) == pytest.approx(1, abs=1e-5)
-        assert row["prediction"] == NAMES[int(np.argmax(scores))]
+        assert row["prediction"] == KNOWN[int(np.argmax(scores))]
         correct += row["prediction"] == row["label"]
     assert correct / len(rows) == pytest.approx(written.metrics["accuracy"])
-
-
-def test_report_md(written):
-    text = (written.output_dir / "report.md").read_text(encoding="utf-8")
-    for line in (
-        "| class | precision | recall | F1 | videos |",
-        "| train_in_out | – | – | – | 0 |",
-        "Not in this split, and so without figures: train_in_out.",
-        "- A clip is 2 frames, 0.100 s apart (3 steps at 30 fps), picked by presentation time; "
-        "a shorter video holds its last picture.",
-        "![Confusion matrix](confusion_matrix.png)",
-    ):
-        assert line in text.splitlines()
-    assert f"{written.metrics['f1_macro']:.3f}" in text
-    assert written.metrics["dataset_fingerprint"] in text
 
 
 def test_per_class_table(written):
     lines = per_class_table(written.metrics).splitlines()
     assert lines[0].split() == ["precision", "recall", "F1", "videos"]
-    assert [line.split()[0] for line in lines[1:4]] == NAMES
+    assert [line.split()[0] for line in lines[1:5]] == KNOWN
     assert lines[3].split() == ["train_in_out", "-", "-", "-", "0"]
     assert lines[-2].split() == ["macro", "F1", f"{written.metrics['f1_macro']:.3f}"]
     assert len({len(line) for line in lines[:4]}) == 1
 
 
 def test_labels_are_matched_by_name(model, built, tmp_path, written):
-    """The same network whose outputs stand in another order must give the same figures."""
-    order = [2, 0, 1]
-    shuffled = _save_model(tmp_path / "shuffled", [NAMES[index] for index in order])
+    """The same network whose outputs stand in another order must give the same figures; so says its comparison."""
+    order = [2, 0, 3, 1]
+    shuffled = _save_model(tmp_path / "shuffled", [KNOWN[index] for index in order])
     network = RailsformerForVideoClassification.from_pretrained(model)
-    network.config.id2label = {index: NAMES[old] for index, old in enumerate(order)}
+    network.config.id2label = {index: KNOWN[old] for index, old in enumerate(order)}
     network.config.label2id = {name: index for index, name in network.config.id2label.items()}
     with torch.no_grad():
         network.classifier.weight.copy_(network.classifier.weight[order].clone())
         network.classifier.bias.copy_(network.classifier.bias[order].clone())
     network.save_pretrained(shuffled)
-    metrics = evaluate_model(shuffled, dataset=built, output_dir=tmp_path / "out", num_workers=0).metrics
-    assert metrics["per_class"] == written.metrics["per_class"]
+    metrics = evaluate_model(
+        shuffled, dataset=built, output_dir=tmp_path / "out", num_workers=0, compare=written.output_dir
+    ).metrics
+    for name, row in metrics["per_class"].items():
+        assert row == pytest.approx(written.metrics["per_class"][name])
     assert metrics["accuracy"] == written.metrics["accuracy"]
-    assert metrics["confusion_matrix"]["labels"] == [NAMES[index] for index in order]
+    assert metrics["confusion_matrix"]["labels"] == [KNOWN[index] for index in order]
     matrix = np.array(written.metrics["confusion_matrix"]["matrix"])
     assert metrics["confusion_matrix"]["matrix"] == matrix[np.ix_(order, order)].tolist()
-
-
-def test_a_model_may_know_more_labels_than_the_dataset(built, tmp_path):
-    wide = _save_model(tmp_path / "wide", [*NAMES, "Other"])
-    metrics = evaluate_model(wide, dataset=built, output_dir=tmp_path / "out", num_workers=0).metrics
-    assert metrics["absent_labels"] == ["train_in_out", "Other"]
-    assert metrics["num_videos"] == 7
+    compared = metrics["compare"]
+    assert (compared["other"], compared["num_shared_videos"]) == ("report", 7)
+    assert compared["figures"]["accuracy"]["difference"] == 0
+    assert compared["mcnemar"] == {"only_this_right": 0, "only_other_right": 0, "p_value": 1.0}
 
 
 def test_an_unknown_label_is_refused(built, tmp_path):
@@ -206,15 +200,76 @@ def test_an_unknown_label_is_refused(built, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_middle_frame_is_said(model, built, tmp_path):
+def test_the_middle_frame_fits_nothing_and_leaves_the_model_alone(built, tmp_path):
+    model = _save_model(tmp_path / "model", KNOWN)
     done = evaluate_model(
-        model, dataset=built, output_dir=tmp_path, frame_order="middle", num_clips=2, batch_size=3, num_workers=0
+        model,
+        dataset=built,
+        output_dir=tmp_path / "out",
+        frame_order="middle",
+        num_clips=2,
+        batch_size=3,
+        num_workers=0,
     )
     assert done.metrics["protocol"]["frame_order"] == "middle"
     assert done.metrics["protocol"]["num_clips"] == 2
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "Every frame was replaced by the clip's middle one" in text
-    assert "2 clip(s) x 1 crop(s)" in text
+    assert done.metrics["calibration"] is done.metrics["operating_points"] is None
+    assert "frame_order middle" in done.metrics["protocol"]["calibration_note"]
+    assert not done.stored_in_run
+    assert not list(tmp_path.rglob("operating_points.json"))
+    assert "motion" not in {one["column"] for one in done.metrics["slices"]}
+
+
+@pytest.fixture(scope="module")
+def damaged(built, tmp_path_factory):
+    """The same dataset, one video of the test split cut off in the middle of its header."""
+    folder = tmp_path_factory.mktemp("damaged") / "dataset"
+    shutil.copytree(built, folder)
+    victim = sorted((folder / "data" / "test").glob("*.mp4"))[2]
+    victim.write_bytes(victim.read_bytes()[:40])
+    return folder, victim
+
+
+def test_an_unread_video_is_listed_and_counts_in_no_figure(model, damaged, tmp_path, written):
+    dataset, victim = damaged
+    costs = tmp_path / "costs.csv"
+    header = ",".join(["", *KNOWN])
+    costs.write_text("\n".join([header, *(f"{name},1,2,3,4" for name in KNOWN)]))
+    metrics = evaluate_model(
+        model,
+        dataset=dataset,
+        output_dir=tmp_path / "out",
+        num_clips=2,
+        num_workers=0,
+        cost=costs,
+        slice_by=["light", "note"],
+        targets=["recall>=0.5", "no_action:false_alarms_per_hour<=3"],
+    ).metrics
+    assert metrics["num_unread"] == 1
+    assert metrics["unread"][0]["video"] == victim.name
+    assert metrics["unread"][0]["reason_class"] in ("unreadable", "damaged", "truncated", "no_pictures")
+    assert metrics["num_videos"] == 6 == np.sum(metrics["confusion_matrix"]["matrix"])
+    assert {one["column"] for one in metrics["slices"]} == {"light", "note"}
+    assert sum(one["num_videos"] for one in metrics["slices"] if one["column"] == "note") == 6
+    assert victim.name not in {one["video"] for one in metrics["mistakes"]}
+    assert metrics["costs"]["per_video"] == pytest.approx(metrics["costs"]["total"] / 6)
+    targets = {name: point["target"] for name, point in metrics["operating_points"]["labels"].items()}
+    assert targets["no_action"] == "false_alarms_per_hour<=3.0"
+    assert targets["bridge_down"] == "recall>=0.5"
+    with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if row["video"] == victim.name)
+    assert row["prediction"] == row["score_no_action"] == ""
+    assert row["label"] in NAMES
+
+
+def test_a_split_that_is_mostly_unread_is_refused(model, built, tmp_path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(built, dataset)
+    for victim in sorted((dataset / "data" / "test").glob("*.mp4"))[:4]:
+        victim.write_bytes(b"overwritten")
+    with pytest.raises(ValueError, match=r"4 of the 7 videos of split 'test' of .* cannot be read, more than half"):
+        evaluate_model(model, dataset=dataset, output_dir=tmp_path / "out", num_workers=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path):
@@ -231,6 +286,16 @@ def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path
     [
         ({"split": "holdout"}, ValueError, "has no split 'holdout'"),
         ({"dataset": "/nowhere/dataset"}, FileNotFoundError, "/nowhere/dataset: no dataset here"),
+        ({"slice_by": ["nots"]}, ValueError, "--slice_by: the dataset has no column 'nots'; did you mean 'note'"),
+        ({"targets": ["recall>0.9"]}, ValueError, "target must be recall>=0.9"),
+        ({"targets": ["nothing:recall>=0.9"]}, ValueError, "is for a label that is no hazard"),
+        ({"cost": "/nowhere/costs.csv"}, FileNotFoundError, "--cost /nowhere/costs.csv: no such file"),
+        ({"compare": "/nowhere/report"}, FileNotFoundError, "--compare /nowhere/report: no report here"),
+        ({"recalibrate": True, "calibration_split": "test"}, ValueError, "--recalibrate: nothing was fitted: test is"),
+        ({"recalibrate": True, "calibration_split": "new"}, ValueError, "has no video in a split 'new'"),
+        ({"recalibrate": True, "frame_order": "middle"}, ValueError, "--recalibrate: nothing was fitted: with frame"),
+        ({"leak_check": "far"}, ValueError, "leak_check must be one of near, exact, got 'far'"),
+        ({"frame_order": "back"}, ValueError, "frame_order must be one of forwards, middle, got 'back'"),
     ],
 )
 def test_other_bad_input_leaves_nothing(model, built, tmp_path, change, error, message):
@@ -240,52 +305,12 @@ def test_other_bad_input_leaves_nothing(model, built, tmp_path, change, error, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_video_leaves_nothing(model, built, tmp_path, monkeypatch):
-    def refuse(path, times):
-        raise VideoDecodeError(path, "broken")
-
-    monkeypatch.setattr("railsformer.data.clips.read_frames", refuse)
-    with pytest.raises(VideoDecodeError, match=r"\.mp4: broken"):
-        evaluate_model(model, dataset=built, output_dir=tmp_path / "out", num_workers=0)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failure_while_writing_leaves_nothing(model, built, tmp_path, monkeypatch):
-    def full(path, metrics):
+    def full(folder, metrics, predictions, *, mistakes_frames):
+        (folder / "metrics.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "_draw_confusion_matrix", full)
+    monkeypatch.setattr(report, "write_report", full)
     with pytest.raises(OSError, match="No space left"):
         evaluate_model(model, dataset=built, output_dir=tmp_path / "out", num_workers=0)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("num_labels", [2, 4, 9])
-def test_the_confusion_matrix_shows_right_in_blue_and_wrong_in_orange(tmp_path, num_labels):
-    labels = ["a worker in reach of the bucket_of_the_excavator", *(f"l{index}" for index in range(1, num_labels))]
-    matrix = np.eye(num_labels, dtype=int) * 7
-    matrix[0, :2] = 2, 5
-    metrics = {"confusion_matrix": {"labels": labels, "matrix": matrix.tolist()}, "split": "test", "num_videos": 7}
-    report._draw_confusion_matrix(tmp_path / "a.png", {**metrics, "f1_macro": 0.5})
-    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int).reshape(-1, 3)
-    blue = (pixels[:, 2] - pixels[:, 0] > 100).mean()
-    orange = (pixels[:, 0] - pixels[:, 2] > 100).mean()
-    assert min(blue, orange) > 0.003
-    assert (pixels.min(axis=1) > 250).mean() > 0.3  # what did not happen stays white
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("Other", "Other"),
-        ("Track-Excavator", "Track-\nExcavator"),
-        ("inside_turquoise_bridge", "inside_\nturquoise_\nbridge"),
-        ("worker on live track", "worker on\nlive track"),
-        (
-            "a b c d e f g h i j k l m n o p q r s t u v w x y z",
-            "a b c d e f g\nh i j k l m n\no p q r s t u\nv w x y z",
-        ),
-    ],
-)
-def test_long_names_are_wrapped(name, expected):
-    assert report._wrapped(name, 13) == expected

@@ -112,7 +112,12 @@ def test_a_folder_that_is_no_run_is_not_resumed(yard_dataset, tmp_path):
             ["--attention_type", "space_only"],
             r"its attention_type is 'divided_space_time', this run's is 'space_only'",
         ),
-        (["--seed", "7"], r"its seed is 42, this run's is 7"),
+        (["--seed", "7"], r"its seed is 42, this run's is 7; a resumed run must be the same run; give --seed 42 as"),
+        (["--num_attention_heads", "4"], r"its num_attention_heads is 2, this run's is 4"),
+        (["--frame_interval", "7"], r"its frame_interval is 15, this run's is 7"),
+        (["--light", "0.5"], r"its light is 0.0, this run's is 0.5"),
+        (["--optim", "sgd"], r"its optim is 'adamw_torch_fused', this run's is 'sgd'"),
+        (["--learning_rate", "0.1"], r"its learning_rate is 0.001, this run's is 0.1"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_before_the_first_step(flags, message, stopped, yard_dataset):

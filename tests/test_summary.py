@@ -121,6 +121,18 @@ def test_a_run_without_evaluation_or_logs_has_a_summary_too(run_dir):
     assert "curves.png" not in text
 
 
+def test_a_head_on_cached_embeddings_has_a_summary_too(yard_dataset, tmp_path):
+    flags = ["--dataset", str(yard_dataset), "--output_dir", str(tmp_path / "run")]
+    train(parse_settings([*TINY, *flags, "--trainable", "head", "--cache_embeddings"]))
+    text = (tmp_path / "run" / "summary.md").read_text()
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert f"Kept: the head of regularisation {facts['head']['regularisation']:g}, on a frozen trunk." in text
+    assert f"| Other | {facts['validation']['precision/Other']:.3f} |" in text
+    assert f"| {facts['head']['regularisation']:g} (kept) | {facts['validation']['f1_macro']:.3f} |" in text
+    assert "s with embedding and fitting" in text
+    assert "curves.png" not in text
+
+
 @pytest.mark.parametrize("name", ["trainer_state.json", "run.json", "train_config.yaml"])
 def test_a_missing_or_damaged_file_is_named(run_dir, name):
     (run_dir / name).write_text("{")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from railsformer.model.modeling_railsformer import RailsformerForVideoClassifica
 from railsformer.training.arguments import RunArguments, parse_settings
 from railsformer.training.samplers import EpochSampler
 from railsformer.training.start import build_model, choose_pixels, choose_trainable
-from railsformer.training.trainer import build_trainer, train
+from railsformer.training.trainer import build_trainer, check_splits, train
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--from_scratch", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"]
@@ -182,13 +183,11 @@ def test_a_validation_label_without_training_clips_is_refused(yard_dataset, tmp_
     keep = [index for index, label in enumerate(dataset.split("train")["label"]) if label != 0]
     splits = {**dataset.splits, "train": dataset.split("train").select(keep)}
     poorer = dataclasses.replace(dataset, splits=splits)
-    base = [*TINY, *ONCE, "--dataset", str(yard_dataset), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
-    settings = parse_settings(base)
-    model = build_model(settings.model, poorer)
-    pixels = choose_pixels(settings.model, settings.data, model.config)
+    run = RunArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
     with pytest.raises(ValueError, match=r"training has none of: Bucket-Worker \(\d+\); .*--allow_unseen_labels"):
-        build_trainer(settings, poorer, model, pixels)
-    build_trainer(parse_settings([*base, "--allow_unseen_labels"]), poorer, model, pixels)
+        check_splits(poorer, run)
+    check_splits(dataset, run)
+    check_splits(poorer, dataclasses.replace(run, allow_unseen_labels=True))
 
 
 def test_the_log_tells_the_pace(run):
@@ -196,6 +195,33 @@ def test_the_log_tells_the_pace(run):
     lines = [log for log in state["log_history"] if "loss" in log]
     assert all(log["clips_per_second"] > 0 and 0 <= log["data_wait_share"] <= 1 for log in lines)
     assert set(json.loads((run.run_dir / "run.json").read_text())["pace"]) == {"clips_per_second", "data_wait_share"}
+
+
+def test_a_reporter_that_is_not_there_is_refused_before_the_dataset_is_read(tmp_path):
+    absent = next(name for name in ("dvclive", "swanlab", "clearml", "neptune") if find_spec(name) is None)
+    with pytest.raises(ValueError, match=f"report_to {absent} needs a package that is not installed; pip install"):
+        _train(tmp_path / "nowhere", tmp_path / "run", "--report_to", absent)
+    with pytest.raises(ValueError, match=r"report_to must be of .*tensorboard, trackio.* got 'nonsense'"):
+        _train(tmp_path / "nowhere", tmp_path / "run", "--report_to", "nonsense")
+
+
+def test_tensorboard_gets_the_figures(yard_dataset, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ["--max_steps", "2", "--logging_steps", "1", "--per_device_train_batch_size", "8"]
+    _train(yard_dataset, tmp_path / "run", "--report_to", "tensorboard", *flags)
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    told = EventAccumulator(str(events.parent))
+    told.Reload()
+    assert {"train/loss", "train/clips_per_second", "eval/f1_macro"} <= set(told.Tags()["scalars"])
+
+
+def test_an_optimizer_whose_package_is_not_there_is_refused(yard_dataset, tmp_path):
+    if find_spec("lomo_optim"):
+        pytest.skip("lomo-optim is installed")
+    with pytest.raises(ValueError, match=r"optim lomo needs a package that is not installed: .*pip install lomo"):
+        _train(yard_dataset, tmp_path / "run", "--optim", "lomo")
 
 
 def test_a_label_that_is_not_the_datasets_is_refused(yard_dataset, tmp_path):

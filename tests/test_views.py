@@ -1,8 +1,13 @@
+import datasets
 import numpy as np
 import pytest
 import torch
+from moving_scenes import write_scene
 from torch.utils.data import Dataset
 
+from railsformer.data.clips import ClipDataset
+from railsformer.data.sampling import ClipSampling
+from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.views import VideoScores, score_videos
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
@@ -14,6 +19,7 @@ class _Clips(Dataset):
     def __init__(self, num_clips=1, num_crops=1):
         self.num_clips, self.num_crops = num_clips, num_crops
         self.rows = range(5)
+        self.pixels = PixelSettings(32, 32)
         self.labels = [0, 2, 1, 2, 0]
         shape = (5 * num_clips, 2, 3, 32, 32) if num_crops == 1 else (5 * num_clips, num_crops, 2, 3, 32, 32)
         self.pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -131,3 +137,57 @@ def test_an_error_leaves_the_model_as_it_was(model):
     with pytest.raises(ValueError, match="broken"):
         score_videos(model, Broken())
     assert model.training
+
+
+def _real_clips(folder, levels_of_videos, **options):
+    """Clips of two frames that follow each other; each video shows grey pictures of these levels by turns."""
+    rows = []
+    for number, levels in enumerate(levels_of_videos):
+        pictures = np.stack([np.full((48, 64, 3), levels[frame % len(levels)], np.uint8) for frame in range(12)])
+        rows.append(
+            {"video": {"path": str(write_scene(folder / f"{number}.mp4", pictures)), "bytes": None}, "label": 0}
+        )
+    return ClipDataset(
+        datasets.Dataset.from_list(rows), sampling=ClipSampling(2, 1, 8.0), pixels=PixelSettings(32, 32), **options
+    )
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_light_and_motion_are_measured_in_grey_levels(model, tmp_path, num_crops):
+    clips = _real_clips(tmp_path, [[40], [200], [50, 150]], num_clips=2, num_crops=num_crops)
+    scores = score_videos(model, clips)
+    np.testing.assert_allclose(scores.light, [40, 200, 100], atol=3)
+    np.testing.assert_allclose(scores.motion, [0, 0, 100], atol=3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_video_that_cannot_be_read_has_no_score_and_a_reason(model, tmp_path, num_workers):
+    clips = _real_clips(tmp_path, [[40], [80], [120], [160]], num_clips=2)
+    expected = score_videos(model, clips).probabilities
+    (tmp_path / "1.mp4").write_bytes(b"overwritten")
+    (tmp_path / "3.mp4").unlink()
+    scores = score_videos(model, clips, batch_size=1, num_workers=num_workers)
+    assert scores.is_read.tolist() == [True, False, True, False]
+    assert [(one.video_index, one.reason_class) for one in scores.unread] == [(1, "unreadable"), (3, "missing")]
+    assert scores.unread[0].file == str(tmp_path / "1.mp4")
+    assert scores.predictions.tolist() == [int(expected[0].argmax()), -1, int(expected[2].argmax()), -1]
+    np.testing.assert_allclose(scores.probabilities[[0, 2]], expected[[0, 2]], atol=1e-6)
+    assert np.isnan(scores.probabilities[[1, 3]]).all()
+    assert np.isnan(scores.light).tolist() == [False, True, False, True]
+
+
+def test_no_video_at_all_is_no_score_at_all(model, tmp_path):
+    clips = _real_clips(tmp_path, [[40], [80]])
+    for path in tmp_path.glob("*.mp4"):
+        path.unlink()
+    scores = score_videos(model, clips)
+    assert scores.probabilities.shape == (2, 3)
+    assert not scores.is_read.any()
+
+
+def test_scores_that_are_no_numbers_are_refused(model):
+    broken = RailsformerForVideoClassification(model.config)
+    with torch.no_grad():
+        broken.classifier.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="scores are not numbers"):
+        score_videos(broken, _Clips())

@@ -1,13 +1,11 @@
-"""What a model does on one split: metrics.json, predictions.csv, report.md and a confusion matrix to look at."""
+"""What a model does on one split: it is scored once, and everything that the report says follows from the scores."""
 
-import csv
-import json
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import numpy as np
@@ -16,15 +14,31 @@ from railsformer.data.clips import ClipDataset, FrameOrder, VideoDataset, load_v
 from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
+from railsformer.evaluation.intervals import bootstrap_intervals
+from railsformer.evaluation.leaks import LeakCheck, find_leaks
+from railsformer.evaluation.measured_split import MeasuredSplit
 from railsformer.evaluation.metrics import VideoClassificationMetrics
-from railsformer.evaluation.views import VideoScores, ViewAverage, best_device, score_videos
+from railsformer.evaluation.mistakes import confident_mistakes, cost_figures, read_costs
+from railsformer.evaluation.other_report import OtherReport, compare_reports, read_other_report
+from railsformer.evaluation.processes import Process, on_main_process, this_process
+from railsformer.evaluation.recalibration import (
+    Calibrated,
+    calibrate,
+    calibration_note,
+    read_targets,
+    store_operating_points,
+)
+from railsformer.evaluation.report_pages import write_report
+from railsformer.evaluation.score_metrics import VideoScoreMetrics
+from railsformer.evaluation.slices import check_columns, choose_columns, measure_slices, worst_slice
+from railsformer.evaluation.views import ViewAverage, score_videos
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 __all__ = ["EvaluationReport", "evaluate_model", "per_class_table"]
 
+METRICS_VERSION = 2
 MAX_NAMED_GROUPS = 20
 PACKAGES = ("railsformer", "torch", "transformers", "datasets", "evaluate", "scikit-learn", "av")
-_RIGHT, _WRONG = np.array([0.04, 0.33, 0.62]), np.array([0.83, 0.36, 0.05])  # told apart by the colour-blind too
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,14 @@ class EvaluationReport:
     """Where the report is and what it says.
 
     Args:
-        output_dir: Folder with metrics.json, predictions.csv, report.md and confusion_matrix.png.
+        output_dir: Folder with metrics.json, predictions.csv, the pages and figures, and operating_points.json.
         metrics: Content of metrics.json.
+        stored_in_run: Whether operating_points.json went into the model's folder, too.
     """
 
     output_dir: Path
     metrics: dict[str, Any]
+    stored_in_run: bool = False
 
 
 def evaluate_model(
@@ -50,6 +66,13 @@ def evaluate_model(
     num_crops: int = 1,
     average: ViewAverage = "probabilities",
     frame_order: FrameOrder = "forwards",
+    calibration_split: str = "validation",
+    targets: Sequence[str] = (),
+    recalibrate: bool = False,
+    slice_by: Sequence[str] = (),
+    cost: str | Path | None = None,
+    compare: str | Path | None = None,
+    leak_check: LeakCheck = "near",
     batch_size: int = 8,
     num_workers: int = 2,
     progress: bool = False,
@@ -57,6 +80,8 @@ def evaluate_model(
     """Evaluate a model on one split and write the report.
 
     Sampling comes from the model's config and pixels from its preprocessor, so that they are those of its training.
+    Temperature and operating points are fitted on `calibration_split`, never on what is measured. Under torchrun or
+    `accelerate launch` the processes share the videos; each of them must call this, and all return the same report.
 
     Args:
         model: Run folder, checkpoint folder or Hub id.
@@ -66,98 +91,142 @@ def evaluate_model(
         num_clips: Clips a video, spread over its length.
         num_crops: Crops of a clip: 1, the centre, or 3 along the long side.
         average: What is averaged over clips and crops: softmax scores or logits.
-        frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by.
+        frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by; nothing is fitted
+            then, and nothing written into the run.
+        calibration_split: Split that temperature and operating points are fitted on.
+        targets: What operating points shall reach: `recall>=0.9` (the default), `false_alarms_per_hour<=1`, or with a
+            label in front, `LABEL:recall>=0.9`.
+        recalibrate: Fit for another camera than the training's: `calibration_split` must be there, and the operating
+            points go into the run although the dataset is another one.
+        slice_by: Columns to give the figures by; all that cut the videos into a few parts where empty.
+        cost: CSV table of what each confusion costs.
+        compare: Report folder of another model on the same videos.
+        leak_check: How far to look for videos that the run saw, see `find_leaks`.
         batch_size: Most views (clips x crops) of a forward pass.
-        num_workers: Processes that decode.
+        num_workers: Processes that decode, for each process of the launch.
         progress: Show a bar.
 
     Raises:
         FileExistsError: If `output_dir` holds something.
-        FileNotFoundError: If model or dataset are not there.
+        FileNotFoundError: If model, dataset, cost table or the other report are not there.
         PermissionError: If `output_dir` cannot be written.
-        ValueError: If num_clips or num_crops are out of range, the split is missing or empty, or has a label that the
-            model does not know, or the model has no head.
-        VideoDecodeError: If a video cannot be read.
+        ValueError: If an argument is out of range or unknown, a split is missing or empty, has a label that the model
+            does not know, or more than half of it cannot be read, or the model has no head.
     """
-    if num_clips < 1:
-        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
-    if num_crops not in (1, 3):
-        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
-    folder = check_output_dir(output_dir)
+    _check_arguments(num_clips, num_crops, frame_order=frame_order, leak_check=leak_check)
+    began, process = time.monotonic(), this_process()
+    folder = on_main_process(lambda: check_output_dir(output_dir))
     loaded = load_video_dataset(dataset)
     rows = loaded.split(split)
-    classifier = _load_classifier(model).to(best_device())
-    config = classifier.config
-    sampling = ClipSampling.from_config(config)
-    pixels = PixelSettings.from_pretrained(model)
-    label_names = [config.id2label[index] for index in range(config.num_labels)]
-    order = _label_order(loaded, label_names, model=str(model))
-    clips = ClipDataset(
-        rows, sampling=sampling, pixels=pixels, num_clips=num_clips, num_crops=num_crops, frame_order=frame_order
+    note = calibration_note(
+        loaded, split, calibration_split=calibration_split, frame_order=frame_order, recalibrate=recalibrate
     )
-    scores = score_videos(
-        classifier, clips, batch_size=batch_size, num_workers=num_workers, average=average, progress=progress
-    )
-    scores = VideoScores(scores.probabilities, order[scores.references])
-    figures = VideoClassificationMetrics(keep_in_memory=True).compute(
-        predictions=scores.predictions, references=scores.references, label_names=label_names
-    )
-    protocol = {
-        "num_clips": num_clips,
-        "num_crops": num_crops,
-        "view_average": average,
-        "frame_order": frame_order,
-        "sampling": asdict(sampling),
-        "pixels": {**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
-        "split_kind": loaded.split_kind,
-        "groups": _groups_of(rows),
-        "decoder": f"av {version('av')}",
-        "device": str(classifier.device),
-    }
-    metrics = {
-        **(figures or {}),
+    network = _load_classifier(model).to(process.device)
+    label_names = _label_names(network)
+    _check_labels(loaded, label_names, model=str(model))
+    negatives = list(getattr(network.config, "negative_labels", None) or [])
+    wanted = read_targets(targets, label_names=label_names, negative_labels=negatives)
+    costs = None if cost is None else read_costs(cost, label_names=label_names)
+    other = None if compare is None else read_other_report(compare, label_names=label_names)
+    check_columns(slice_by, rows.column_names)
+    views = _Views(
+        ClipSampling.from_config(network.config), PixelSettings.from_pretrained(model), num_clips, num_crops, average,
+        frame_order,
+    )  # fmt: skip
+    feeding: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    measured = _measure(network, loaded, split, views, **feeding)
+    fitted_on = None if note else _measure(network, loaded, calibration_split, views, **feeding)
+    facts: dict[str, Any] = {
         "split": split,
-        "protocol": protocol,
+        "protocol": views.protocol()
+        | {
+            "split_kind": loaded.split_kind,
+            "groups": _groups_of(measured),
+            "negative_labels": negatives,
+            "calibration_note": note,
+        },
         "dataset": str(dataset),
         "dataset_fingerprint": loaded.fingerprint,
         "model": str(model),
+        "run": _run_facts(began, process, [part for part in (measured, fitted_on) if part]),
         "versions": {name: version(name) for name in PACKAGES},
     }
-    _write(folder, metrics, clips, scores, label_names)
-    return EvaluationReport(folder, metrics)
+
+    def write() -> EvaluationReport:
+        facts["protocol"]["mixed_splits"] = find_leaks(model, loaded, split, check=leak_check, progress=progress)
+        calibrated = None if fitted_on is None else calibrate(fitted_on, measured, wanted)
+        figures, rows_of_mistakes = _figures(measured, calibrated, slice_by=slice_by, costs=costs, other=other)
+        report = EvaluationReport(folder, {"version": METRICS_VERSION, **figures, **facts})
+        _write(report, measured, calibrated, rows_of_mistakes)
+        stored = calibrated is not None and store_operating_points(calibrated, model, recalibrate=recalibrate)
+        return replace(report, stored_in_run=stored)
+
+    return on_main_process(write)
 
 
-def _groups_of(rows: datasets.Dataset) -> list[str] | None:
-    """Cameras or recordings of the split, where they are few enough to name."""
-    groups = sorted({str(group) for group in rows["group"]}) if "group" in rows.column_names else []
-    return groups if 0 < len(groups) <= MAX_NAMED_GROUPS else None
+@dataclass(frozen=True)
+class _Views:
+    """How videos become views, and these one score."""
 
+    sampling: ClipSampling
+    pixels: PixelSettings
+    num_clips: int
+    num_crops: int
+    average: ViewAverage
+    frame_order: FrameOrder
 
-def _load_classifier(name: str | Path) -> RailsformerForVideoClassification:
-    """The model with its own head.
-
-    Raises:
-        ValueError: If it has none; a newly drawn one would score at random.
-    """
-    model, info = RailsformerForVideoClassification.from_pretrained(name, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"{name} has no head (classifier.weight is missing); fine-tune it first")
-    return model
-
-
-def _label_order(loaded: VideoDataset, label_names: Sequence[str], *, model: str) -> np.ndarray:
-    """The model's index of each of the dataset's labels.
-
-    Raises:
-        ValueError: If the model does not know one of them.
-    """
-    unknown = [name for name in loaded.labels if name not in label_names]
-    if unknown:
-        raise ValueError(
-            f"label {unknown[0]!r} of {loaded.name} is not known to {model}, which has {', '.join(label_names)}; "
-            f"evaluate a model that was trained on these labels"
+    def clips(self, rows: datasets.Dataset) -> ClipDataset:
+        """The clips of a split."""
+        return ClipDataset(
+            rows,
+            sampling=self.sampling,
+            pixels=self.pixels,
+            num_clips=self.num_clips,
+            num_crops=self.num_crops,
+            frame_order=self.frame_order,
         )
-    return np.array([label_names.index(name) for name in loaded.labels])
+
+    def protocol(self) -> dict[str, Any]:
+        """Part of metrics.json."""
+        return {
+            "num_clips": self.num_clips,
+            "num_crops": self.num_crops,
+            "view_average": self.average,
+            "frame_order": self.frame_order,
+            "sampling": asdict(self.sampling),
+            "pixels": {**asdict(self.pixels), "mean": list(self.pixels.mean), "std": list(self.pixels.std)},
+            "decoder": f"av {version('av')}",
+        }
+
+
+def _measure(
+    network: RailsformerForVideoClassification,
+    loaded: VideoDataset,
+    split: str,
+    views: _Views,
+    *,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+) -> MeasuredSplit:
+    """Score a split.
+
+    Raises:
+        ValueError: If more than half of it cannot be read.
+    """
+    scores = score_videos(
+        network,
+        views.clips(loaded.split(split)),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        average=views.average,
+        progress=progress,
+    )
+    measured = MeasuredSplit(
+        split, loaded, scores=scores, label_names=_label_names(network), frame_order=views.frame_order
+    )
+    measured.check_read()
+    return measured
 
 
 def per_class_table(metrics: Mapping[str, Any]) -> str:
@@ -178,142 +247,128 @@ def per_class_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _check_arguments(num_clips: int, num_crops: int, *, frame_order: str, leak_check: str) -> None:
+    if num_clips < 1:
+        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+    if num_crops not in (1, 3):
+        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+    for name, value, known in (("frame_order", frame_order, FrameOrder), ("leak_check", leak_check, LeakCheck)):
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+
+
+def _load_classifier(name: str | Path) -> RailsformerForVideoClassification:
+    """The model with its own head.
+
+    Raises:
+        ValueError: If it has none; a newly drawn one would score at random.
+    """
+    model, info = RailsformerForVideoClassification.from_pretrained(name, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{name} has no head (classifier.weight is missing); fine-tune it first")
+    return model
+
+
+def _label_names(network: RailsformerForVideoClassification) -> list[str]:
+    return [network.config.id2label[index] for index in range(network.config.num_labels)]
+
+
+def _check_labels(loaded: VideoDataset, label_names: Sequence[str], *, model: str) -> None:
+    """Refuse a dataset with a label that the model does not know."""
+    unknown = [name for name in loaded.labels if name not in label_names]
+    if unknown:
+        raise ValueError(
+            f"label {unknown[0]!r} of {loaded.name} is not known to {model}, which has {', '.join(label_names)}; "
+            f"evaluate a model that was trained on these labels"
+        )
+
+
+def _groups_of(measured: MeasuredSplit) -> list[str] | None:
+    """Cameras or recordings of the split, where they are few enough to name."""
+    if "group" not in measured.rows.column_names:
+        return None
+    groups = sorted({str(group) for group in measured.rows["group"]})
+    return groups if 0 < len(groups) <= MAX_NAMED_GROUPS else None
+
+
+def _run_facts(began: float, process: Process, parts: Sequence[MeasuredSplit]) -> dict[str, Any]:
+    """What may differ from one evaluation of the same model to the next."""
+    seconds = time.monotonic() - began
+    num_videos = sum(len(part.rows) for part in parts)
+    return {
+        "seconds": round(seconds, 3),
+        "num_processes": process.count,
+        "device": str(process.device),
+        "videos_per_second": round(num_videos / seconds, 3),
+    }
+
+
+def _figures(
+    measured: MeasuredSplit,
+    calibrated: Calibrated | None,
+    *,
+    slice_by: Sequence[str],
+    costs: np.ndarray | None,
+    other: OtherReport | None,
+) -> tuple[dict[str, Any], list[int]]:
+    """What metrics.json says of the videos, and the rows of the mistakes that it lists."""
+    labels, references = measured.label_names, measured.references
+    figures = _basic_figures(measured)
+    read_columns = {name: measured.of_read(values) for name, values in measured.columns.items()}
+    slices = measure_slices(
+        read_columns,
+        references,
+        measured.probabilities.argmax(axis=1),
+        label_names=labels,
+        names=choose_columns(read_columns, slice_by),
+    )
+    mistakes = confident_mistakes(
+        measured.scores.probabilities,
+        measured.scores.references,
+        label_names=labels,
+        videos=measured.videos,
+        files=measured.files,
+        columns=measured.columns,
+        durations_seconds=measured.durations_seconds,
+    )
+    figures |= {
+        "unread": measured.unread(),
+        "num_unread": len(measured.scores.unread),
+        "intervals": bootstrap_intervals(measured.probabilities, references, measured.groups, label_names=labels),
+        "calibration": calibrated.calibration if calibrated else None,
+        "operating_points": calibrated.operating_points if calibrated else None,
+        "slices": slices,
+        "worst_slice": worst_slice(slices),
+        "mistakes": [entry for _, entry in mistakes],
+        "costs": None if costs is None else cost_figures(costs, figures["confusion_matrix"]["matrix"], labels),
+        "compare": None if other is None else compare_reports(measured, other),
+    }
+    return figures, [row for row, _ in mistakes]
+
+
+def _basic_figures(measured: MeasuredSplit) -> dict[str, Any]:
+    """Through the modules that are pushed to the Hub, so that anybody can compute the same."""
+    labels, references = measured.label_names, measured.references
+    compute: Callable[..., dict[str, Any] | None] = VideoClassificationMetrics(keep_in_memory=True).compute
+    figures = compute(predictions=measured.probabilities.argmax(axis=1), references=references, label_names=labels)
+    compute = VideoScoreMetrics(keep_in_memory=True).compute
+    ranked = compute(predictions=measured.probabilities, references=references, label_names=labels)
+    figures, ranked = dict(figures or {}), dict(ranked or {})
+    for name, value in ranked["average_precision"].items():
+        figures["per_class"][name]["average_precision"] = value
+    return figures | {name: ranked[name] for name in ("top_k", "map", "calibration_error")}
+
+
 def _write(
-    folder: Path, metrics: dict[str, Any], clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]
+    report: EvaluationReport, measured: MeasuredSplit, calibrated: Calibrated | None, rows_of_mistakes: Sequence[int]
 ) -> None:
     """Write the whole report or nothing."""
-    with whole_folder(folder) as whole:
-        _write_predictions(whole / "predictions.csv", clips, scores, label_names)
-        _draw_confusion_matrix(whole / "confusion_matrix.png", metrics)
-        (whole / "report.md").write_text(_markdown(metrics), encoding="utf-8")
-        text = json.dumps(metrics, indent=2, ensure_ascii=False)
-        (whole / "metrics.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _write_predictions(path: Path, clips: ClipDataset, scores: VideoScores, label_names: Sequence[str]) -> None:
-    """One row a video: its metadata, the true label, the prediction and every score."""
-    columns = [name for name in clips.rows.column_names if name not in ("video", "label")]
-    metadata = clips.rows.select_columns(columns)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "label", "prediction", *columns, *(f"score_{name}" for name in label_names)])
-        for index, row in enumerate(metadata):
-            video = Path(clips.rows[index]["video"]["path"] or "").name
-            truth, guess = label_names[scores.references[index]], label_names[scores.predictions[index]]
-            values = [f"{value:.6f}" for value in scores.probabilities[index]]
-            writer.writerow([video, truth, guess, *(row[name] for name in columns), *values])
-
-
-def _markdown(metrics: Mapping[str, Any]) -> str:
-    """report.md: figures first, then how they were obtained."""
-    protocol = metrics["protocol"]
-    sampling, pixels = protocol["sampling"], protocol["pixels"]
-    rows = [
-        f"| {name} | "
-        + " | ".join("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        + f" | {row['support']} |"
-        for name, row in metrics["per_class"].items()
-    ]
-    absent = metrics["absent_labels"]
-    notes = [f"Not in this split, and so without figures: {', '.join(absent)}."] if absent else []
-    if protocol["frame_order"] != "forwards":
-        notes.append(
-            "Every frame was replaced by the clip's middle one: these figures say what is seen without motion."
+    with whole_folder(report.output_dir) as whole:
+        write_report(
+            whole,
+            report.metrics,
+            measured.predictions(),
+            mistakes_frames=[measured.frames(row) for row in rows_of_mistakes],
         )
-    return "\n".join(
-        [
-            f"# {metrics['split']} of {metrics['dataset']}",
-            "",
-            f"Model `{metrics['model']}`, {metrics['num_videos']} videos, split {protocol['split_kind']}.",
-            "",
-            "| accuracy | balanced accuracy | macro F1 | weighted F1 |",
-            "|---|---|---|---|",
-            "| "
-            + " | ".join(f"{metrics[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted"))
-            + " |",
-            "",
-            "| class | precision | recall | F1 | videos |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            "![Confusion matrix](confusion_matrix.png)",
-            "",
-            *notes,
-            "",
-            "## How it was measured",
-            "",
-            f"- Each video counts once: {protocol['num_clips']} clip(s) x {protocol['num_crops']} crop(s), "
-            f"{protocol['view_average']} averaged.",
-            f"- {_clip_sentence(sampling)}",
-            f"- {_crop_sentence(pixels, protocol['num_crops'])}",
-            f"- Dataset fingerprint `{metrics['dataset_fingerprint'] or 'none stated'}`.",
-            "- " + ", ".join(f"{name} {number}" for name, number in metrics["versions"].items()) + ".",
-            "",
-        ]
-    )
-
-
-def _clip_sentence(sampling: Mapping[str, Any]) -> str:
-    """How a clip was cut from time."""
-    num_frames, interval, fps = (sampling[key] for key in ("num_frames", "frame_interval", "nominal_fps"))
-    if sampling["clip_sampling"] == "segments":
-        return (
-            f"A clip is {num_frames} frames, one from each of {num_frames} equal parts, picked by presentation time."
-        )
-    rule = {"hold": "holds its last picture", "loop": "begins again", "stretch": "is shown with a smaller interval"}
-    return (
-        f"A clip is {num_frames} frames, {interval / fps:.3f} s apart ({interval} steps at {fps:g} fps), picked by "
-        f"presentation time; a shorter video {rule[sampling['short_video']]}."
-    )
-
-
-def _crop_sentence(pixels: Mapping[str, Any], num_crops: int) -> str:
-    """How a picture was resized and cropped."""
-    if num_crops == 1:
-        return f"Short side {pixels['short_side_px']} px, centre crop {pixels['crop_px']} px."
-    return f"Short side {pixels['crop_px']} px, {num_crops} crops of {pixels['crop_px']} px along the long side."
-
-
-def _draw_confusion_matrix(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Right answers in blue, mistakes in orange, each as strong as its share of the row; nothing where nothing is."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    labels = metrics["confusion_matrix"]["labels"]
-    counts = np.array(metrics["confusion_matrix"]["matrix"])
-    totals = counts.sum(axis=1)
-    shares = counts / np.maximum(totals, 1)[:, None]
-    side = 1.0 + 1.05 * len(labels)
-    figure = Figure(figsize=(side + 1.2, side + 0.4), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    inks = np.where(np.eye(len(labels), dtype=bool)[..., None], _RIGHT, _WRONG)
-    axes.imshow(1 - shares[..., None] * (1 - inks))
-    columns = [_wrapped(name, 13) for name in labels]
-    rows = [f"{_wrapped(name, 20)}\nn = {total}" for name, total in zip(labels, totals, strict=True)]
-    axes.set_xticks(range(len(labels)), columns, fontsize=9)
-    axes.set_yticks(range(len(labels)), rows, fontsize=9)
-    axes.set_xlabel("predicted", fontsize=11, labelpad=10)
-    axes.set_ylabel("true", fontsize=11, labelpad=10)
-    figure.suptitle(
-        f"{metrics['split']}: {metrics['num_videos']} videos, macro F1 {metrics['f1_macro']:.2f}", fontsize=12
-    )
-    for row, column in zip(*counts.nonzero(), strict=True):
-        colour = "white" if shares[row, column] > 0.5 else "#22313f"
-        style = {"ha": "center", "color": colour}
-        axes.text(column, row + 0.02, str(counts[row, column]), style, va="bottom", fontsize=13, weight="bold")
-        axes.text(column, row + 0.08, f"{shares[row, column]:.0%}", style, va="top", fontsize=9)
-    edges = np.arange(len(labels) + 1) - 0.5
-    axes.set_xticks(edges, minor=True)
-    axes.set_yticks(edges, minor=True)
-    axes.grid(which="minor", color="#d5dbe0", linewidth=0.8)
-    axes.tick_params(which="both", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    figure.savefig(path)
-
-
-def _wrapped(name: str, width: int) -> str:
-    """A label over at most four lines, broken at spaces, hyphens and underscores."""
-    lines = textwrap.wrap(name.replace("_", "_ "), width, max_lines=4, placeholder=" …")
-    return "\n".join(lines).replace("_ ", "_")
+        if calibrated:
+            calibrated.write(whole)

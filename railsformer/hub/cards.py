@@ -2,37 +2,59 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import ModelCard, ModelCardData
 
+from railsformer.hub.card_tables import card_tables, tested_on
+from railsformer.hub.model_index import model_index
+from railsformer.hub.public_metrics import public_metrics
+from railsformer.hub.wording import cell, is_on_hub, rows, shown
 from railsformer.training.licenses import (
     PERMISSIVE_START,
     is_non_commercial,
 )
 
-__all__ = ["write_model_card", "write_run_card"]
+__all__ = ["KnownReport", "card_for_repository", "report_of_run", "write_model_card", "write_run_card"]
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-
-# metrics.json key -> (name in the card, metric type of the model index, arguments of that metric)
-_OVERALL: dict[str, tuple[str, str, dict[str, str] | None]] = {
-    "accuracy": ("Accuracy", "accuracy", None),
-    "balanced_accuracy": ("Balanced accuracy", "balanced_accuracy", None),
-    "f1_macro": ("Macro F1", "f1", {"average": "macro"}),
-    "f1_weighted": ("Weighted F1", "f1", {"average": "weighted"}),
-}
+FACTS_FILE = "run.json"  # what `railsformer.training` leaves about a run; it stays at home
+CARD = "README.md"
 
 
-FACTS_FILE = "run.json"  # what `railsformer.training` leaves about a run
+@dataclass(frozen=True)
+class KnownReport:
+    """A report that a run remembers.
+
+    Attributes:
+        path: Its folder, absolute.
+        metrics_sha256: Of its metrics.json when the card was written.
+    """
+
+    path: str
+    metrics_sha256: str | None
+
+    @classmethod
+    def at(cls, folder: str | Path) -> "KnownReport":
+        """The report in a folder, as it is now."""
+        return cls(str(Path(folder).resolve()), _sha256(Path(folder) / "metrics.json"))
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return Path(self.path)
+
+    def is_intact(self) -> bool:
+        """Whether it is where it was, with the same figures."""
+        return self.metrics_sha256 is not None and _sha256(self.folder / "metrics.json") == self.metrics_sha256
 
 
-def write_run_card(run_dir: str | Path, *, metrics: Mapping[str, Any] | None = None) -> bool:
+def write_run_card(
+    run_dir: str | Path, *, metrics: Mapping[str, Any] | None = None, report_dir: str | Path | None = None
+) -> bool:
     """Write the card of a run from what its training left, with the figures of an evaluation where there are any.
 
     Figures go to the card only where they are of the dataset that the run was trained for, as the videos are, and not
@@ -41,15 +63,17 @@ def write_run_card(run_dir: str | Path, *, metrics: Mapping[str, Any] | None = N
     Args:
         run_dir: A run folder.
         metrics: Content of metrics.json.
+        report_dir: Folder of the report that holds these metrics. The run remembers it, so that `push` sends the
+            report whose figures the card shows.
 
     Returns:
         Whether the card was written.
     """
-    facts_file, card = Path(run_dir) / FACTS_FILE, Path(run_dir) / "README.md"
+    facts_file, card = Path(run_dir) / FACTS_FILE, Path(run_dir) / CARD
     if not facts_file.is_file():
         return False
     facts = json.loads(facts_file.read_text(encoding="utf-8"))
-    if card.is_file() and hashlib.sha256(card.read_bytes()).hexdigest() != facts.get("card_sha256"):
+    if card.is_file() and not _is_ours(card, facts):
         return False
     if metrics is not None and (
         metrics["dataset_fingerprint"] != facts["dataset_fingerprint"]
@@ -66,10 +90,43 @@ def write_run_card(run_dir: str | Path, *, metrics: Mapping[str, Any] | None = N
         labels=facts["labels"],
         metrics=metrics,
         training={key: value for key, value in facts["given"].items() if key != "output_dir"} | settings,
+        has_report=report_dir is not None,
     )
-    facts["card_sha256"] = hashlib.sha256(card.read_bytes()).hexdigest()
+    facts["card_sha256"] = _sha256(card)
+    facts["report"] = asdict(KnownReport.at(report_dir)) if report_dir is not None else None
     facts_file.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return True
+
+
+def report_of_run(run_dir: str | Path) -> KnownReport | None:
+    """Return the report whose figures the card of a run shows; None where there is none.
+
+    Args:
+        run_dir: A run folder.
+    """
+    report = _read_facts(Path(run_dir)).get("report")
+    return KnownReport(**report) if report else None
+
+
+def card_for_repository(run_dir: str | Path, repo_id: str) -> bytes | None:
+    """Return the card of a run under the name that it has on the Hub, so that its code loads what it stands beside.
+
+    Args:
+        run_dir: A run folder.
+        repo_id: The model's repository, as `user/name`.
+
+    Returns:
+        The content of README.md; None where the card is missing, or somebody edited it: that one goes up as it is.
+    """
+    card = Path(run_dir) / CARD
+    if not card.is_file() or not _is_ours(card, _read_facts(Path(run_dir))):
+        return None
+    loaded, name = ModelCard.load(card), repo_id.split("/")[1]
+    before = loaded.data.model_name
+    loaded.data.model_name = name  # the model index is written out under it
+    text = loaded.text.replace(f"# {before}\n", f"# {name}\n", 1)
+    text = text.replace(f'MODEL = "{before}"  # a folder, or user/name on the Hub', f'MODEL = "{repo_id}"', 1)
+    return f"---\n{loaded.data.to_yaml()}\n---\n{text}".encode()
 
 
 def write_model_card(
@@ -82,6 +139,7 @@ def write_model_card(
     metrics: Mapping[str, Any] | None = None,
     split: str | None = None,
     training: Mapping[str, Any],
+    has_report: bool = False,
 ) -> Path:
     """Write README.md into a run folder, over the one that is there.
 
@@ -96,6 +154,7 @@ def write_model_card(
         metrics: Content of metrics.json; None before an evaluation.
         split: Name of the split that was measured; that of the metrics where None.
         training: Settings to list, name to value.
+        has_report: Whether a report of these metrics may be pushed along, for the card to point at.
 
     Returns:
         The path of the card.
@@ -109,18 +168,20 @@ def write_model_card(
     config = _read_config(folder)
     model_name = folder.resolve().name
     split = split or (metrics or {}).get("split") or "unknown"
+    metrics = public_metrics(metrics) if metrics else None
+    evaluation = card_tables(metrics, split=split) if metrics else None
     data = ModelCardData(
         license=base_license,
         library_name="transformers",
         pipeline_tag="video-classification",
         tags=["video-classification", "timesformer", "railway", "safety", "railsformer"],
-        base_model=base_model if base_model and _is_on_hub(base_model) else None,
-        datasets=[dataset] if _is_on_hub(dataset) else None,
+        base_model=base_model if base_model and is_on_hub(base_model) else None,
+        datasets=[dataset] if is_on_hub(dataset) else None,
         metrics=["accuracy", "f1"],
         model_name=model_name,
-        eval_results=_eval_results(metrics, dataset=dataset, split=split) if metrics else None,
+        eval_results=(model_index(metrics, dataset=dataset, split=split) or None) if metrics else None,
     )
-    shown_base = _shown(base_model) if base_model else None
+    shown_base = shown(base_model) if base_model else None
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -128,17 +189,21 @@ def write_model_card(
         base_model=shown_base,
         base_license=base_license,
         notice=_notice(shown_base, base_license),
-        dataset=f"`{_shown(dataset)}`",
-        labels=[_cell(label) for label in labels],
+        dataset=f"`{shown(dataset)}`",
+        labels=[cell(label) for label in labels],
+        quiet=[cell(label) for label in config.get("negative_labels") or () if label in labels],
         split=split,
-        training=_rows(training),
+        training=rows(training),
         remote_code=", trust_remote_code=True" if "auto_map" in config else "",
         num_frames=config.get("num_frames", 8),
         image_size=config.get("image_size", 224),
         clip=_describe_clip(config),
-        **_figures(metrics),
+        evaluation=evaluation,
+        absent=", ".join(cell(label) for label in _absent(metrics)),
+        groups=tested_on(metrics),
+        report=has_report,
     )
-    path = folder / "README.md"
+    path = folder / CARD
     card.save(path)
     return path
 
@@ -152,70 +217,23 @@ def _notice(base_model: str | None, base_license: str | None) -> str | None:
     ).replace("  ", " ")
 
 
-def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the tables of the card, ready to print; absent figures are a dash."""
-    if not metrics:
-        return {"metrics": None, "split_kind": None, "groups": None}
-    matrix = metrics.get("confusion_matrix")
-    per_class = metrics.get("per_class") or {}
-    protocol = dict(metrics.get("protocol") or {})
-    groups = protocol.pop("groups", None)
-    if metrics.get("dataset_fingerprint"):
-        protocol["dataset_fingerprint"] = metrics["dataset_fingerprint"]
-    return {
-        "metrics": metrics,
-        "split_kind": protocol.pop("split_kind", None),
-        "groups": ", ".join(f"`{_cell(group)}`" for group in groups) if groups else None,
-        "overall": [(name, _figure(metrics.get(key))) for key, (name, _, _) in _OVERALL.items()],
-        "per_class": [
-            [_cell(label), *(_figure(row.get(key)) for key in ("precision", "recall", "f1")), row.get("support", 0)]
-            for label, row in per_class.items()
-        ],
-        "absent": ", ".join(_cell(label) for label, row in per_class.items() if not row.get("support")),
-        "confusion": {
-            "labels": [_cell(label) for label in matrix["labels"]],
-            "rows": [(_cell(label), row) for label, row in zip(matrix["labels"], matrix["matrix"], strict=True)],
-        }
-        if matrix
-        else None,
-        "protocol": _rows(protocol),
-    }
+def _absent(metrics: Mapping[str, Any] | None) -> list[str]:
+    per_class = (metrics or {}).get("per_class") or {}
+    return [label for label, row in per_class.items() if not row.get("support")]
 
 
-def _eval_results(metrics: Mapping[str, Any], *, dataset: str, split: str) -> list[EvalResult]:
-    """Return the model index; figures that are absent (a class with no video) are left out, not made up."""
-    arguments = {
-        "split_kind": (metrics.get("protocol") or {}).get("split_kind"),
-        "dataset_fingerprint": metrics.get("dataset_fingerprint"),
-    }
-    arguments = {key: value for key, value in arguments.items() if value}
-    shared: dict[str, Any] = {
-        "task_type": "video-classification",
-        "task_name": "Video classification",
-        "dataset_type": dataset if _is_on_hub(dataset) else "videofolder",
-        "dataset_name": _shown(dataset),
-        "dataset_split": split,
-        "dataset_args": arguments or None,
-    }
-    figures = [
-        (metrics.get(key), metric_type, name, metric_args)
-        for key, (name, metric_type, metric_args) in _OVERALL.items()
-    ]
-    figures += [
-        (row.get("recall"), "recall", f"Recall, {label}", {"label": label})
-        for label, row in (metrics.get("per_class") or {}).items()
-    ]
-    return [
-        EvalResult(
-            **shared,
-            metric_type=metric_type,
-            metric_name=name,
-            metric_value=round(float(value), 6),
-            metric_args=metric_args,
-        )
-        for value, metric_type, name, metric_args in figures
-        if value is not None and math.isfinite(value)
-    ]
+def _is_ours(card: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a card is as it was written here, and nobody's words are in it."""
+    return _sha256(card) == facts.get("card_sha256")
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / FACTS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -231,39 +249,3 @@ def _describe_clip(config: Mapping[str, Any]) -> str | None:
         return f"{num_frames} frames, one from each of {num_frames} equal parts of the video"
     seconds = interval / fps
     return f"{num_frames} frames {seconds:.2f} s apart, about {num_frames * seconds:.1f} s"
-
-
-def _is_on_hub(name: str) -> bool:
-    """Return whether a name is a Hub repository: user/name, and no such folder here."""
-    if Path(name).exists() or name.count("/") != 1:
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def _shown(name: str) -> str:
-    return name if _is_on_hub(name) else PurePath(name).name or name
-
-
-def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(_cell(name), _cell(_public_value(value))) for name, value in values.items() if value is not None]
-
-
-def _public_value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str | PurePath):
-        return PurePath(value).name if PurePath(value).is_absolute() else str(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _figure(value: float | None) -> str:
-    return f"{value:.3f}" if value is not None and math.isfinite(value) else "–"
-
-
-def _cell(value: object) -> str:
-    """Return text that cannot break out of a table's cell."""
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -209,6 +209,10 @@ class RunArguments(TrainingArguments):
         default_factory=torch.cuda.is_available, metadata={"help": "Pin memory; only of use beside a GPU"}
     )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or a share of all steps below 1"})
+    report_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where figures go beside the run folder: trackio tensorboard ..."},
+    )
     # Going on after a kill, and bad clips.
     resume: bool = field(
         default=False,
@@ -228,8 +232,9 @@ class RunArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be set: {reason}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             _check_range(self, name, least=1)
-        for name in ("num_train_epochs", "learning_rate", "head_learning_rate_factor", "num_threads", "lora_alpha"):
+        for name in ("num_train_epochs", "learning_rate", "head_learning_rate_factor", "save_steps", "lora_alpha"):
             _check_range(self, name, above=0)
+        _check_range(self, "num_threads", least=1, most=1024)  # far more of them end the process with a crash
         for name in ("dataloader_num_workers", "max_grad_norm", "weight_decay", "focal_gamma", "embedding_draws"):
             _check_range(self, name, least=0)
         for name in ("early_stopping_patience", "lora_rank", "embedding_views"):
@@ -237,6 +242,11 @@ class RunArguments(TrainingArguments):
         _check_range(self, "label_smoothing_factor", least=0, below=1)
         _check_range(self, "layer_decay", above=0, most=1)
         _check_range(self, "max_lost_share", least=0, most=1)
+        for pair in (self.optim_args or "").split(","):
+            if self.optim_args and not all(pair.partition("=")):
+                raise ValueError(
+                    f"optim_args must be pairs such as momentum=0.9,nesterov=True, got {self.optim_args!r}"
+                )
         self._check_selection()
         self._check_lora()
         # Stock refuses bf16 where there is no GPU unless told so, though many CPUs multiply in bfloat16; and launchers
@@ -398,7 +408,10 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
 def _build(kind: type, values: dict[str, Any]) -> Any:
     """One dataclass from the values that are its own."""
     names = {item.name for item in fields(kind) if item.init}
-    return kind(**{key: value for key, value in values.items() if key in names})
+    try:
+        return kind(**{key: value for key, value in values.items() if key in names})
+    except ImportError as error:  # such as that of deepspeed
+        raise ValueError(f"a package is not installed: {' '.join(str(error).split())}") from error
 
 
 def _check_cache(settings: Settings) -> None:

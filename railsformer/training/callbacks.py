@@ -1,15 +1,40 @@
 """What the Trainer tells us while it runs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import ProgressCallback
 
 from railsformer.data.clips import ClipDataset
 from railsformer.training.mixing import MixedClips
 
-__all__ = ["EpochCallback", "ReadableProgress"]
+__all__ = ["EpochCallback", "ReadableProgress", "check_reporters"]
+
+_PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-mlflow", "flyte": "flytekit"}
+
+
+def check_reporters(names: Sequence[str]) -> None:
+    """Check before the first step that what a run reports to is installed.
+
+    Args:
+        names: report_to, as TrainingArguments resolved it.
+
+    Raises:
+        ValueError: If a name is unknown, or its package is not installed.
+    """
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"report_to must be of {', '.join(INTEGRATION_TO_CALLBACK)}, all or none, got {name!r}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(
+                f"report_to {name} needs a package that is not installed; pip install {_PACKAGES.get(name, name)}, or "
+                "leave it out"
+            ) from error
 
 
 class EpochCallback(TrainerCallback):
@@ -57,6 +82,6 @@ class ReadableProgress(ProgressCallback):
             self.training_bar.set_postfix(shown)
         if "eval_f1_macro" in logs:
             self.training_bar.write(
-                f"epoch {logs['epoch']:.0f} of {args.num_train_epochs:.0f}: validation macro F1 "
+                f"epoch {logs['epoch']:.3g} of {state.num_train_epochs:.3g}: validation macro F1 "
                 f"{logs['eval_f1_macro']:.3f}, accuracy {logs['eval_accuracy']:.3f}, loss {logs['eval_loss']:.3f}"
             )

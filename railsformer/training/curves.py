@@ -84,7 +84,7 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], *, title: str, best_ep
     figure.text(0.09, 1 - 0.22 / total, shorten(title, 60), fontsize=15, weight="bold", va="top")
     if best_epoch is not None:
         figure.text(
-            0.09, 1 - 0.56 / total, f"dotted: epoch {best_epoch:g}, whose weights were kept",
+            0.09, 1 - 0.56 / total, f"dotted: epoch {best_epoch:.4g}, whose weights were kept",
             fontsize=11, color=MUTED, va="top",
         )  # fmt: skip
     grid = figure.add_gridspec(
@@ -132,7 +132,7 @@ def _panel(
     axes.tick_params(length=0, labelcolor=MUTED, labelsize=10)
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, last_epoch)
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=10, integer=last_epoch >= 1, min_n_ticks=1))
     if best_epoch is not None:
         axes.axvline(best_epoch, color=MUTED, linewidth=1.2, linestyle=":", clip_on=False)
     for one in reversed(series):  # the first one on top

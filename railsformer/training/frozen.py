@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from railsformer.data.clips import ClipDataset, VideoDataset
+from railsformer.data.files import whole_file
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.linear_probe import clip_features
@@ -28,7 +28,6 @@ from railsformer.training.samplers import even_chances
 from railsformer.training.start import choose_augmentation, choose_loss, groups_of
 
 __all__ = [
-    "EMBEDDINGS_FOLDER",
     "REGULARISATIONS",
     "HeadFit",
     "cached_embeddings",
@@ -36,8 +35,6 @@ __all__ = [
     "fit_head",
     "solve_head",
 ]
-
-EMBEDDINGS_FOLDER = "embeddings"
 
 # Inverse strengths of the squared penalty on standardised embeddings, strongest first.
 REGULARISATIONS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -163,10 +160,8 @@ def cached_embeddings(
         if not path.is_file():
             some = torch.utils.data.Subset(clips, range(start, min(start + _CLIPS_OF_A_FILE, num_clips)))
             features = clip_features(model, cast(Any, some), batch_size=batch_size, num_workers=num_workers)
-            unfinished = path.with_suffix(".part")
-            with unfinished.open("wb") as file:
+            with whole_file(path) as partial, partial.open("wb") as file:
                 np.save(file, features)
-            os.replace(unfinished, path)
         parts.append(np.load(path))
     return np.concatenate(parts)
 

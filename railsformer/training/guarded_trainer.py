@@ -1,6 +1,7 @@
 """The Trainer of a run that must survive: lost clips, divergence, SIGTERM, kills, and how fast it goes."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from railsformer.data.folders import DiskFullError
 from railsformer.training.bad_clips import LostClips
 from railsformer.training.hf_trainer import RailsformerTrainer
-from railsformer.training.resume import read_record, write_record
+from railsformer.training.resume import read_record, what_is_missing, write_record
+from railsformer.training.run_folder import saving
 from railsformer.training.stopping import RunTerminatedError, StopRequest, start_worker
 
 __all__ = ["GuardedTrainer", "Pace"]
@@ -194,29 +197,50 @@ class GuardedTrainer(RailsformerTrainer):
         found = [clips.file_of(index) for index in indices] if self._not_finite else []
         files = list(dict.fromkeys(gather_object(found)))
         folder = self._run_dir / "diverged"
-        self.save_model(str(folder))
-        if self.is_world_process_zero():
-            facts = {"step": self.state.global_step + 1, "loss": str(value), "clips": files}
-            (folder / "clips.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        kept = f"the weights before this step are in {folder}"
+        try:
+            self.save_model(str(folder))
+            if self.is_world_process_zero():
+                facts = {"step": self.state.global_step + 1, "loss": str(value), "clips": files}
+                (folder / "clips.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        except DiskFullError:  # which must not hide what happened
+            kept = "the disk has no room for the weights before this step"
         more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
         return ValueError(
             f"the loss is {value} at step {self.state.global_step + 1}: training diverged; lower learning_rate "
-            f"{self.args.learning_rate:g}; clips of this batch: {', '.join(files[:_NAMED])}{more}; the weights before "
-            f"this step are in {folder}"
+            f"{self.args.learning_rate:g}; clips of this batch: {', '.join(files[:_NAMED])}{more}; {kept}"
         )
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """As stock, into a folder that tells which run it is of."""
         progress = {"num_processes": self.args.world_size, "lost_clips": self.lost_clips.state()}
-        if self.is_world_process_zero():
-            folder = self._run_dir / f"checkpoint-{self.state.global_step}"
-            write_record(folder, identity=self.identity, progress=progress)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        folder = self._run_dir / f"checkpoint-{self.state.global_step}"
+        try:
+            with saving(self._run_dir, folder.name):
+                if self.is_world_process_zero():
+                    write_record(folder, identity=self.identity, progress=progress)
+            with saving(self._run_dir, folder.name):  # of trainer_state.json, which makes it whole
+                super()._save_checkpoint(model, trial)
+        except DiskFullError:
+            if self.is_world_process_zero() and what_is_missing(folder):
+                shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint only takes room
+            raise
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As stock; where the disk is full, all processes say so."""
+        folder = Path(output_dir or self._run_dir)
+        with saving(self._run_dir, "the model" if folder == self._run_dir else folder.name):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As stock; where the disk is full, all processes say so."""
+        with saving(self._run_dir, Path(output_dir).name):
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """As stock, then wait: what follows is the file that makes the checkpoint whole, and the older ones' end."""
-        super()._save_rng_state(output_dir)
+        with saving(self._run_dir, Path(output_dir).name):
+            super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

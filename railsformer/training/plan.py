@@ -26,6 +26,7 @@ __all__ = [
     "PlannedSetting",
     "StepCost",
     "fit_step_cost",
+    "is_overflow",
     "overflow_advice",
     "plan_memory",
     "warn_if_large",
@@ -348,6 +349,11 @@ def warn_if_large(settings: Settings, model: RailsformerForVideoClassification) 
         plan = plan_memory(settings)
         logger.warning("%s", plan.sentence())
     return plan
+
+
+def is_overflow(error: BaseException) -> bool:
+    """Whether an error says that a GPU, or this process on a CPU, has no more memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def overflow_advice(settings: Settings, error: BaseException) -> str:

@@ -17,6 +17,7 @@ __all__ = ["EnergyMeter", "RunRecorder"]
 POWERCAP = Path("/sys/class/powercap")
 # Intel's counters wrap around after a few hundred kilojoules: at 250 W after a quarter of an hour.
 READ_EVERY_SECONDS = 30.0
+UNSURE_AFTER_SECONDS = 600.0
 
 
 class EnergyMeter:
@@ -64,42 +65,57 @@ class RunRecorder(TrainerCallback):
         self._began = self._last_read = 0.0
         self._first_step = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def begin(self, device: torch.device, *, first_step: int = 0, is_main_process: bool = True) -> None:
         """Start every clock."""
-        self._first_step = state.global_step
+        self._first_step = first_step
         self._began = self._last_read = time.perf_counter()
-        cuda = args.device.type == "cuda"
-        if state.is_world_process_zero:
+        cuda = device.type == "cuda"
+        if is_main_process:
             self._meter = EnergyMeter(range(torch.cuda.device_count()) if cuda else ())
         if cuda:
-            torch.cuda.reset_peak_memory_stats(args.device)
+            torch.cuda.reset_peak_memory_stats(device)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def read_energy(self) -> None:
         """Read the counters before they wrap around."""
         now = time.perf_counter()
         if self._meter and now - self._last_read > READ_EVERY_SECONDS:
             self._meter.read()
             self._last_read = now
 
+    def end(self, device: torch.device, *, last_step: int = 0, processes: int = 1) -> None:
+        """Sum up."""
+        cuda = device.type == "cuda"
+        energy = self._meter.read() if self._meter else {}
+        if time.perf_counter() - self._last_read > UNSURE_AFTER_SECONDS:
+            energy.pop("cpu", None)  # may have wrapped around unseen
+        self.record = {
+            "first_step": self._first_step,
+            "last_step": last_step,
+            "seconds": time.perf_counter() - self._began,
+            "processes": processes,
+            "device": torch.cuda.get_device_name(device) if cuda else str(device),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_cuda_bytes": torch.cuda.max_memory_reserved(device) if cuda else None,
+            "energy_joules": energy,
+        }
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin."""
+        self.begin(args.device, first_step=state.global_step, is_main_process=state.is_world_process_zero)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the counters."""
+        self.read_energy()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Sum up."""
-        cuda = args.device.type == "cuda"
-        self.record = {
-            "first_step": self._first_step,
-            "last_step": state.global_step,
-            "seconds": time.perf_counter() - self._began,
-            "processes": args.world_size,
-            "device": torch.cuda.get_device_name(args.device) if cuda else str(args.device),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "peak_cuda_bytes": torch.cuda.max_memory_reserved(args.device) if cuda else None,
-            "energy_joules": self._meter.read() if self._meter else {},
-        }
+        """End."""
+        self.end(args.device, last_step=state.global_step, processes=args.world_size)
 
 
 def _packages(powercap: Path) -> list[Path]:

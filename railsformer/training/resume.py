@@ -121,7 +121,7 @@ def refuse_another_run(checkpoint: Path, identity: Mapping[str, Any]) -> None:
     for name, before in read_record(checkpoint)["identity"].items():
         now = identity.get(name)
         if before != now:
-            advice = _ADVICE.get(name, "a resumed run must be the same run")
+            advice = _ADVICE.get(name, f"a resumed run must be the same run; give --{name} {_told(before)} as before")
             raise ValueError(
                 f"{checkpoint} cannot be resumed: its {name} is {_told(before)}, this run's is {_told(now)}; {advice}"
             )

@@ -32,12 +32,19 @@ class _Run:
     recipe: str
 
     @property
+    def head(self) -> Mapping[str, Any]:
+        """How a head was fitted on cached embeddings; empty where there were steps instead."""
+        return self.facts.get("head") or {}
+
+    @property
     def evaluations(self) -> list[Mapping[str, Any]]:
         return [log for log in self.log_history if "eval_loss" in log or "eval_f1_macro" in log]
 
     @property
     def kept(self) -> dict[str, Any]:
         """The log of the evaluation of the weights that were kept; empty where there was none."""
+        if self.head:
+            return dict(self.facts.get("validation") or {})
         epoch = (self.facts.get("validation") or {}).get("epoch")
         chosen = [log for log in self.evaluations if log.get("epoch") == epoch] or self.evaluations[-1:]
         return {key.removeprefix("eval_"): value for key, value in chosen[-1].items()} if chosen else {}
@@ -47,13 +54,14 @@ def write_summary(run_dir: str | Path) -> Path:
     """Write summary.md, curves.png and curves.svg into a run folder, over those that are there.
 
     Args:
-        run_dir: Folder with trainer_state.json, run.json and train_config.yaml, as `train` leaves it.
+        run_dir: Folder with run.json, train_config.yaml and, but for a head on cached embeddings, trainer_state.json,
+            as `train` leaves it.
 
     Returns:
         The path of summary.md.
 
     Raises:
-        FileNotFoundError: If one of the three is not there.
+        FileNotFoundError: If one of them is not there.
         ValueError: If one of them is damaged.
     """
     run = _read_run(Path(run_dir))
@@ -63,7 +71,16 @@ def write_summary(run_dir: str | Path) -> Path:
     parts = [f"# {name}", _headline(run)]
     if drawn:
         parts.append("![Losses, figures on validation and learning rate over epochs](curves.png)\n\n[SVG](curves.svg)")
-    parts += [_classes(run), _epochs(run), _cost(run), _data(run), _lost(run), _versions(run), _recipe(run)]
+    parts += [
+        _classes(run),
+        _epochs(run),
+        _heads(run),
+        _cost(run),
+        _data(run),
+        _lost(run),
+        _versions(run),
+        _recipe(run),
+    ]
     path = run.folder / SUMMARY_FILE
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return path
@@ -71,15 +88,20 @@ def write_summary(run_dir: str | Path) -> Path:
 
 def _read_run(folder: Path) -> _Run:
     texts = {}
-    for name in ("trainer_state.json", "run.json", "train_config.yaml"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: no {name}; a summary is of a folder that `railsformer train` finished")
-        texts[name] = (folder / name).read_text(encoding="utf-8")
+    for name in ("run.json", "train_config.yaml", "trainer_state.json"):
+        if (folder / name).is_file():
+            texts[name] = (folder / name).read_text(encoding="utf-8")
     try:
-        state, facts = json.loads(texts["trainer_state.json"]), json.loads(texts["run.json"])
+        facts = json.loads(texts["run.json"]) if "run.json" in texts else {}
+        needed = ["run.json", "train_config.yaml", *([] if facts.get("head") else ["trainer_state.json"])]
+        if absent := [name for name in needed if name not in texts]:
+            raise FileNotFoundError(
+                f"{folder}: no {absent[0]}; a summary is of a folder that `railsformer train` finished"
+            )
+        logs = json.loads(texts["trainer_state.json"])["log_history"] if "trainer_state.json" in texts else []
         yaml.safe_load(texts["train_config.yaml"])
-        return _Run(folder, dict(facts), list(state["log_history"]), texts["train_config.yaml"])
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return _Run(folder, dict(facts), list(logs), texts["train_config.yaml"])
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{folder}: a file of the run is damaged ({' '.join(str(error).split())})") from error
 
 
@@ -88,6 +110,12 @@ def _headline(run: _Run) -> str:
     if not kept:
         return "No evaluation on validation; the weights are those of the last step."
     figures = ", ".join(f"{word} {kept[key]:.3f}" for key, word in _HEADLINE.items() if key in kept)
+    if run.head:
+        return (
+            f"Kept: the head of regularisation {run.head['regularisation']:g}, on a frozen trunk. On validation: "
+            f"{figures}.\nThe regularisation was chosen on validation, so these figures are a little too good; "
+            "`railsformer evaluate` measures on test."
+        )
     return (
         f"Kept: the weights of epoch {kept.get('epoch', 0):.4g} (step {kept.get('step')}). On validation: {figures}.\n"
         "The epoch was chosen on validation, so these figures are a little too good; `railsformer evaluate` measures "
@@ -136,6 +164,20 @@ def _epochs(run: _Run) -> str:
     return "## Evaluations\n\n" + _table(["epoch", "step", *(_HEADLINE[key] for key in keys)], rows)
 
 
+def _heads(run: _Run) -> str:
+    """What a head on cached embeddings reached at each regularisation that was tried."""
+    tried = {float(strength): figure for strength, figure in (run.head.get("tried") or {}).items()}
+    if not tried:
+        return ""
+    rows = [
+        [f"{strength:g}" + (" (kept)" if strength == run.head["regularisation"] else ""), f"{figure:.3f}"]
+        for strength, figure in sorted(tried.items())
+    ]
+    return "## Heads\n\nInverse strength of the penalty, and the figure on validation that chose:\n\n" + _table(
+        ["regularisation", _cell(str(run.head.get("figure", "figure")))], rows
+    )
+
+
 def _cost(run: _Run) -> str:
     cost, pace = run.facts.get("cost") or {}, run.facts.get("pace") or {}
     rows = []
@@ -143,7 +185,9 @@ def _cost(run: _Run) -> str:
         part = (
             f", of steps {cost['first_step'] + 1} to {cost['last_step']} after a resume" if cost["first_step"] else ""
         )
-        rows.append(["time", f"{cost['seconds']:,.0f} s with evaluation and saving{part}"])
+        seconds = f"{cost['seconds']:,.0f}" if cost["seconds"] >= 10 else f"{cost['seconds']:.2g}"
+        work = "with embedding and fitting" if run.head else "with evaluation and saving"
+        rows.append(["time", f"{seconds} s {work}{part}"])
     if "clips_per_second" in pace:
         waited = f", {pace['data_wait_share']:.1%} of the time waiting for clips" if "data_wait_share" in pace else ""
         rows.append(["training", f"{pace['clips_per_second']:.3g} clips/s{waited}"])

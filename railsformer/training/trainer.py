@@ -5,63 +5,78 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
+from transformers.training_args import OptimizerNames
 
 from railsformer.data.clips import ClipDataset, VideoDataset, collate_clips, load_video_dataset
-from railsformer.data.folders import check_output_dir
+from railsformer.data.files import whole_file
+from railsformer.data.folders import DiskFullError
 from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
+from railsformer.evaluation.leaks import write_training_videos
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, Settings
 from railsformer.training.bad_clips import LostClips
-from railsformer.training.callbacks import EpochCallback, ReadableProgress
+from railsformer.training.callbacks import EpochCallback, ReadableProgress, check_reporters
 from railsformer.training.figures import check_selection, validation_figures
-from railsformer.training.frozen import EMBEDDINGS_FOLDER, fit_frozen_trunk
+from railsformer.training.frozen import fit_frozen_trunk
 from railsformer.training.guarded_trainer import GuardedTrainer
 from railsformer.training.licenses import license_of_base, non_commercial_notice
 from railsformer.training.lora import ADAPTER_FOLDER, merge_lora
-from railsformer.training.plan import overflow_advice, warn_if_large
+from railsformer.training.plan import is_overflow, overflow_advice, warn_if_large
 from railsformer.training.recorder import RunRecorder
-from railsformer.training.resume import (
-    check_room,
-    checkpoints_of,
-    newest_whole_checkpoint,
-    refuse_another_run,
-    what_is_missing,
+from railsformer.training.resume import check_room, newest_whole_checkpoint, refuse_another_run, what_is_missing
+from railsformer.training.run_folder import (
+    EMBEDDINGS_FOLDER,
+    FACTS_FILE,
+    claimed_folder,
+    disk_full,
+    on_main_process,
+    saving,
+    why_no_room,
 )
 from railsformer.training.start import build_model, choose_clips, choose_loss, choose_pixels, choose_trainable
 from railsformer.training.stopping import RunTerminatedError
 from railsformer.training.summary import write_summary
 
-__all__ = ["TrainingSummary", "build_trainer", "train"]
+__all__ = ["TrainingSummary", "build_trainer", "check_splits", "train"]
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
 SETTINGS_FILE = "train_config.yaml"
-FACTS_FILE = "run.json"
-RUNNING_FILE = ".running"
+STATE_FILE = "trainer_state.json"
 # Beyond this a step shows every clip so often that the batch cannot be meant.
 MOST_BATCHES_OF_CLIPS = 10
 # Settings of the Trainer that a reader looks for, also where they are transformers' defaults.
 ALWAYS_SAVED = (
     "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "warmup_steps", "num_train_epochs",
     "per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "metric_for_best_model",
+)  # fmt: skip
+# What a resumed run must share with the checkpoint's, in the order in which differences are told.
+SAME_SHAPE = (
+    "attention_type", "num_frames", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "intermediate_size", "position_embedding", "frame_interval", "nominal_fps", "short_video", "clip_sampling",
+    "stochastic_depth_rate",
+)  # fmt: skip
+SAME_DATA = (
+    "class_balance", "effective_number_beta", "mixup_alpha", "repeated_augmentation", "min_short_side_px",
+    "max_short_side_px", "eval_short_side_px", "flip", "light", "grey",
+)  # fmt: skip
+SAME_RUN = (
+    "seed", "trainable", "trainable_blocks", "lora_rank", "lora_alpha", "lora_targets", "optim", "optim_args",
+    "learning_rate", "layer_decay", "head_learning_rate_factor", "weight_decay", "lr_scheduler_type", "warmup_steps",
+    "max_grad_norm", "focal_gamma", "label_smoothing_factor", "bf16", "fp16", "metric_for_best_model",
 )  # fmt: skip
 NAMED = ("model", "image_model", "dataset", "output_dir")
 
@@ -115,14 +130,17 @@ def train(settings: Settings) -> TrainingSummary:
         FileNotFoundError: If dataset or base are not there.
         PermissionError: If the run folder cannot be written.
         RunTerminatedError: After SIGTERM, with a checkpoint; it is a SystemExit with code 143.
-        ValueError: If a split is missing or empty, settings do not fit the base or the checkpoint, the disk is full,
-            training diverges, or too many training clips cannot be read.
+        DiskFullError: If the disk fills on the way; checkpoints that were whole before still are.
+        ValueError: If a split is missing or empty, settings do not fit the base or the checkpoint, the disk is too
+            small, a package is missing, training diverges, or too many training clips cannot be read.
         VideoDecodeError: If a validation video turns out unreadable.
     """
     run, run_dir = settings.run, Path(str(settings.run.output_dir))
-    with _claimed(run_dir, resume=run.resume, resume_from=run.resume_from_checkpoint):
+    check_reporters(run.report_to)
+    with claimed_folder(run_dir, resume=run.resume, resume_from=run.resume_from_checkpoint):
         _set_num_threads(run, local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         dataset = load_video_dataset(str(settings.data.dataset))
+        check_splits(dataset, run)
         base = _announced(_located(settings.model.model or settings.model.image_model))
         set_seed(run.seed)
         model = build_model(settings.model, dataset)
@@ -140,11 +158,12 @@ def train(settings: Settings) -> TrainingSummary:
         )
         solve = _solve_head if run.cache_embeddings else _optimise
         summary = solve(settings, dataset, model, pixels, begun)
-        if summary.is_main_process:
-            pixels.save_pretrained(run_dir)
-            _save_facts(settings, summary)
-            if (run_dir / "trainer_state.json").is_file():
-                write_summary(run_dir)
+        with saving(run_dir, SETTINGS_FILE):
+            if summary.is_main_process:
+                pixels.save_pretrained(run_dir)
+                write_training_videos(run_dir, dataset)
+                _save_facts(settings, summary)
+        on_main_process(lambda: _summarise(run_dir))
         PartialState().wait_for_everyone()
     return summary
 
@@ -159,17 +178,25 @@ def _optimise(
     """Train with the Trainer, and save the model; adapters are merged into it, and saved beside it."""
     if begun.is_main_process:
         warn_if_large(settings, model)
-    trainer, recorder = build_trainer(settings, dataset, model, pixels), RunRecorder()
-    trainer.add_callback(recorder)
+    run_dir = begun.run_dir
     try:
-        _fit(trainer, begun.run_dir)
-    except torch.OutOfMemoryError as error:
+        trainer, recorder = build_trainer(settings, dataset, model, pixels), RunRecorder()
+        trainer.add_callback(recorder)
+        _fit(trainer, run_dir)
+    except (RuntimeError, MemoryError) as error:
+        if not is_overflow(error):
+            raise
         raise ValueError(overflow_advice(settings, error)) from None
+    except ImportError as error:
+        optim = OptimizerNames(settings.run.optim).value
+        raise ValueError(f"optim {optim} needs a package that is not installed: {error}") from error
     if settings.run.lora_rank is not None:
-        merge_lora(model, adapter_dir=begun.run_dir / ADAPTER_FOLDER if begun.is_main_process else None)
-    trainer.save_model(str(begun.run_dir))
-    if begun.is_main_process:
-        trainer.state.save_to_json(str(begun.run_dir / "trainer_state.json"))
+        with saving(run_dir, ADAPTER_FOLDER):
+            merge_lora(model, adapter_dir=run_dir / ADAPTER_FOLDER if begun.is_main_process else None)
+    trainer.save_model(str(run_dir))
+    with saving(run_dir, STATE_FILE):
+        if begun.is_main_process:
+            trainer.state.save_to_json(str(run_dir / STATE_FILE))
     weights = trainer.clip_loss.class_weights
     return replace(
         begun,
@@ -181,6 +208,24 @@ def _optimise(
     )
 
 
+def _summarise(run_dir: Path) -> None:
+    """Write the page of a finished run.
+
+    Raises:
+        DiskFullError: If there is no room for it; the run itself is whole.
+    """
+    try:
+        write_summary(run_dir)
+    except OSError as error:
+        if (reason := why_no_room(error)) is None:
+            raise
+        code = f"from railsformer.training.summary import write_summary; write_summary({str(run_dir)!r})"
+        raise DiskFullError(
+            f"output_dir {run_dir}: no room on its disk for the summary ({reason}); model and figures are whole; free "
+            f'some space and run python -c "{code}"'
+        ) from error
+
+
 def _solve_head(
     settings: Settings,
     dataset: VideoDataset,
@@ -189,66 +234,25 @@ def _solve_head(
     begun: TrainingSummary,
 ) -> TrainingSummary:
     """Fit the head on cached embeddings, and save the model."""
-    model.to(settings.run.device)
-    fit = fit_frozen_trunk(settings, dataset, model, pixels, folder=begun.run_dir / EMBEDDINGS_FOLDER)
-    model.save_pretrained(begun.run_dir)
-    head = {"regularisation": fit.regularisation, "tried": fit.tried}
-    return replace(begun, validation=fit.validation, head=head)
-
-
-@contextmanager
-def _claimed(run_dir: Path, *, resume: bool, resume_from: str | None) -> Iterator[None]:
-    """Hold the run folder for this run alone; every process refuses together, and a failed start leaves nothing.
-
-    Raises:
-        FileExistsError: If it holds something that is not to be resumed, or another run is writing it.
-        PermissionError: If it cannot be written.
-        ValueError: If it is to be resumed but is finished.
-    """
-
-    def claim() -> None:
-        if resume and (run_dir / FACTS_FILE).exists():
-            raise ValueError(
-                f"output_dir {run_dir} holds a finished run, there is nothing to resume; to train on, name another "
-                f"folder and start with --model {run_dir}"
-            )
-        left = any((run_dir / name).exists() for name in (RUNNING_FILE, EMBEDDINGS_FOLDER))
-        begun = resume and (bool(checkpoints_of(run_dir)) or left)
-        if not begun and not resume_from:
-            check_output_dir(run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / RUNNING_FILE).touch()
-
-    _on_main_process(claim)
-    try:
-        yield
-    finally:
-        if PartialState().is_main_process:
-            (run_dir / RUNNING_FILE).unlink(missing_ok=True)
-            if not any(run_dir.iterdir()):
-                run_dir.rmdir()
-
-
-def _on_main_process(action: Callable[[], Result]) -> Result:
-    """Do something in the first process; all of them have its result, or raise its error."""
-    outcome: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            outcome[0] = action()
-        except (OSError, ValueError) as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return cast(Result, outcome[0])
+    recorder, device = RunRecorder(), settings.run.device
+    recorder.begin(device)
+    model.to(device)
+    with saving(begun.run_dir, "the embeddings"):
+        fit = fit_frozen_trunk(settings, dataset, model, pixels, folder=begun.run_dir / EMBEDDINGS_FOLDER)
+    with saving(begun.run_dir, "the model"):
+        model.save_pretrained(begun.run_dir)
+    recorder.end(device)
+    head = {"regularisation": fit.regularisation, "tried": fit.tried, "figure": settings.run.metric_for_best_model}
+    return replace(begun, validation=fit.validation, head=head, cost=recorder.record)
 
 
 def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
     """Train, from a checkpoint where one is asked for, and say how to go on where it ends early.
 
     Raises:
+        DiskFullError: If the disk fills.
         RunTerminatedError: After SIGTERM.
-        ValueError: If the checkpoint is not whole or of another run, the disk is full, or training fails.
+        ValueError: If the checkpoint is not whole or of another run, the disk is too small, or training fails.
     """
 
     def prepare() -> Path | None:
@@ -258,7 +262,7 @@ def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
             refuse_another_run(checkpoint, trainer.identity)
         return checkpoint
 
-    checkpoint = _on_main_process(prepare)
+    checkpoint = on_main_process(prepare)
     try:
         with trainer.stop:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -266,6 +270,10 @@ def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
         if trainer.is_world_process_zero():
             logger.warning("terminated; %s is saved: go on with --resume", error.checkpoint)
         raise
+    except OSError as error:  # of what this process alone writes, such as a log
+        if (reason := why_no_room(error)) is None:
+            raise
+        raise disk_full(run_dir, error.filename or "its logs", reason) from error
     except KeyboardInterrupt:
         if trainer.is_world_process_zero():
             last = newest_whole_checkpoint(run_dir)
@@ -309,13 +317,11 @@ def build_trainer(
     """The Trainer with its clips, their order, figures and progress.
 
     Raises:
-        ValueError: If the train or validation split is missing or empty, they do not go together, or a batch is much
-            larger than the split.
+        ValueError: If the train or validation split is missing or empty, or validation has not the chosen figure.
     """
     run = settings.run
     rows, validation_rows = dataset.split("train"), dataset.split("validation")
-    batch_size = run.train_batch_size * run.world_size * run.gradient_accumulation_steps
-    _check_splits(dataset, batch_size=batch_size, allow_unseen=run.allow_unseen_labels)
+    batch_size = _clips_of_step(run)
     selection = str(run.metric_for_best_model)
     check_selection(selection, label_names=dataset.labels, validation_labels=validation_rows["label"])
     clips, sampler, collate = choose_clips(settings, rows, config=model.config, pixels=pixels, batch_size=batch_size)
@@ -341,14 +347,20 @@ def build_trainer(
     return trainer
 
 
-def _check_splits(dataset: VideoDataset, *, batch_size: int, allow_unseen: bool) -> None:
-    """Refuse splits that cannot be meant.
+def _clips_of_step(run: RunArguments) -> int:
+    """Clips of an optimizer step over all processes and accumulation steps."""
+    return run.train_batch_size * run.world_size * run.gradient_accumulation_steps
+
+
+def check_splits(dataset: VideoDataset, run: RunArguments) -> None:
+    """Refuse splits that cannot be meant, before anything is loaded or measured.
 
     Raises:
-        ValueError: If validation has labels that training has no clip of, or a step takes every clip many times.
+        ValueError: If a split is missing or empty, validation has labels that training has no clip of, or a step takes
+            every clip many times.
     """
-    rows = dataset.split("train")
-    if batch_size > MOST_BATCHES_OF_CLIPS * len(rows):
+    rows, batch_size = dataset.split("train"), _clips_of_step(run)
+    if not run.cache_embeddings and batch_size > MOST_BATCHES_OF_CLIPS * len(rows):
         raise ValueError(
             f"batch size x processes x gradient_accumulation_steps must be at most {MOST_BATCHES_OF_CLIPS} times the "
             f"{len(rows)} training clips, got {batch_size}; lower --per_device_train_batch_size or "
@@ -357,7 +369,7 @@ def _check_splits(dataset: VideoDataset, *, batch_size: int, allow_unseen: bool)
     unseen = Counter(dataset.split("validation")["label"])
     for label in set(rows["label"]):
         unseen.pop(label, None)
-    if unseen and not allow_unseen:
+    if unseen and not run.allow_unseen_labels:
         named = ", ".join(f"{dataset.labels[label]} ({count})" for label, count in sorted(unseen.items()))
         raise ValueError(
             f"validation of {dataset.name} has clips of labels that training has none of: {named}; build the dataset "
@@ -368,28 +380,20 @@ def _check_splits(dataset: VideoDataset, *, batch_size: int, allow_unseen: bool)
 def _identity(
     settings: Settings, dataset: VideoDataset, model: RailsformerForVideoClassification, *, global_batch_size: int
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint."""
-    config = model.config
-    return {
+    """What must be the same for a run to go on from a checkpoint; how long it lasts is not."""
+    config, data, run = model.config, settings.data, settings.run
+    identity = {
         "labels": list(dataset.labels),
-        "attention_type": config.attention_type,
-        "num_frames": config.num_frames,
         "image_size": list(config.image_height_width),
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
+        **{name: getattr(config, name) for name in SAME_SHAPE},
         "dataset_fingerprint": dataset.fingerprint,
         "train_clips": len(dataset.split("train")),
-        "class_balance": settings.data.class_balance,
-        "effective_number_beta": settings.data.effective_number_beta,
-        "mixup_alpha": settings.data.mixup_alpha,
-        "repeated_augmentation": settings.data.repeated_augmentation,
-        "focal_gamma": settings.run.focal_gamma,
-        "layer_decay": settings.run.layer_decay,
-        "trainable": settings.run.trainable,
-        "lora_rank": settings.run.lora_rank,
+        **{name: getattr(data, name) for name in SAME_DATA},
         "global_batch_size": global_batch_size,
-        "seed": settings.run.seed,
+        **{name: getattr(run, name) for name in SAME_RUN},
     }
+    plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return plain
 
 
 def _figures_of(labels: tuple[str, ...]) -> Any:
@@ -421,7 +425,8 @@ def _save_facts(settings: Settings, summary: TrainingSummary) -> None:
     kept = {name: _without_path(value) for name, value in recipe.items() if value not in (None, []) and name in NAMED}
     plain = {name: value for name, value in recipe.items() if value not in (None, []) and name not in NAMED}
     text = yaml.safe_dump({**plain, **kept}, sort_keys=True, allow_unicode=True)
-    (summary.run_dir / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    with whole_file(summary.run_dir / SETTINGS_FILE) as partial:
+        partial.write_text(text, encoding="utf-8")
     facts = {
         **{key: value for key, value in asdict(summary).items() if key not in ("run_dir", "is_main_process")},
         "base_license": license_of_base(summary.base) if summary.base else None,
@@ -429,7 +434,8 @@ def _save_facts(settings: Settings, summary: TrainingSummary) -> None:
         "versions": {name: version(name) for name in ("railsformer", "torch", "transformers", "accelerate", "av")},
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
-    (summary.run_dir / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+    with whole_file(summary.run_dir / FACTS_FILE) as partial:  # last of all: a run that has it is finished
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _announced(base: str | None) -> str | None:

@@ -1,0 +1,279 @@
+"""Was a video, or a copy of it, seen by the run in training? Files are compared by bytes, pictures by fingerprints."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+
+from railsformer.data.clips import VideoDataset, load_video_dataset
+from railsformer.data.copies.fingerprints import Fingerprint, SegmentOfFile, fingerprint_videos
+from railsformer.data.copies.search import find_copies
+from railsformer.data.dataset_folder import read_dataset_facts
+from railsformer.data.files import whole_file
+from railsformer.data.splits.fold_datasets import read_copies
+
+__all__ = ["TRAINING_VIDEOS_FILE", "LeakCheck", "find_leaks", "write_training_videos"]
+
+logger = logging.getLogger(__name__)
+
+# `near` decodes the videos of both sides where no audit has done so; `exact` compares files by their bytes.
+LeakCheck = Literal["near", "exact"]
+
+TRAINING_VIDEOS_FILE = "training_videos.json"
+_VERSION = 1
+_SEEN_SPLITS = ("train", "validation")
+_RUN_FILE = "run.json"
+_NAMED = 20
+
+
+def write_training_videos(run_dir: str | Path, dataset: VideoDataset) -> Path:
+    """Write which videos a run saw, so that evaluations can tell whether they measure on one of them.
+
+    Args:
+        run_dir: The run folder.
+        dataset: What it was trained on; of it train and validation are listed, validation chose the epoch.
+
+    Returns:
+        The path of training_videos.json.
+    """
+    videos = [
+        {"name": name, "split": split, "sha256": digest, "group": group}
+        for split in _SEEN_SPLITS
+        if split in dataset.splits
+        for name, digest, group in _listed(dataset.splits[split])
+    ]
+    home = Path(dataset.name)
+    content = {
+        "version": _VERSION,
+        "dataset": str(home.resolve()) if home.is_dir() else dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "videos": videos,
+    }
+    path = Path(run_dir) / TRAINING_VIDEOS_FILE
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def find_leaks(
+    model: str | Path,
+    dataset: VideoDataset,
+    split: str,
+    *,
+    check: LeakCheck = "near",
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Compare a split with what the model's run saw.
+
+    Args:
+        model: Run folder, a checkpoint in it, or a Hub id.
+        dataset: What is evaluated.
+        split: Its split.
+        check: `near` also looks for copies that were encoded again, cut or resized. The audit of the dataset answers
+            that without decoding where the run was trained on the same dataset; else the videos of both are decoded.
+        num_workers: Processes that decode; None means one for each core.
+        progress: Show a bar.
+
+    Returns:
+        `state` (`clean`, `mixed`, or `unknown` where nothing was found but not everything could be looked for),
+        `num_exact`, `num_near`, `videos` (the first 20 names) and `reason`.
+
+    Raises:
+        ValueError: If a file of the run or the audit is damaged.
+    """
+    seen = _read_seen(Path(model))
+    rows = dataset.split(split)
+    if seen is None:
+        return _verdict("unknown", reason="the model does not say which videos it was trained on")
+    if seen.fingerprint and seen.fingerprint == dataset.fingerprint:
+        if split in _SEEN_SPLITS:
+            use = "was trained on" if split == "train" else "chose its weights on"
+            return _verdict("mixed", exact=_names(rows), reason=f"the run {use} this very split")
+        audited = _by_audit(dataset, split)
+        if audited is not None:
+            return audited
+        seen = replace(seen, rows=_seen_rows(dataset))
+    return _by_comparison(seen, rows, check=check, num_workers=num_workers, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a run saw.
+
+    Args:
+        fingerprint: Of its dataset.
+        hashes: SHA-256 of its files, None where the run does not list them.
+        groups: Its cameras or recordings.
+        rows: The rows themselves, None where the dataset is not on this machine.
+    """
+
+    fingerprint: str
+    hashes: frozenset[str] | None
+    groups: frozenset[str]
+    rows: datasets.Dataset | None
+
+
+def _read_seen(model: Path) -> _Seen | None:
+    """What the run folder says that it saw; None where it says nothing. A checkpoint belongs to the folder above."""
+    for folder in (model, model.parent) if model.is_dir() else ():
+        listed = _read_json(folder / TRAINING_VIDEOS_FILE)
+        facts = listed or _read_json(folder / _RUN_FILE)
+        if not facts:
+            continue
+        try:
+            videos = listed.get("videos") if listed else None
+            hashes = None if videos is None else frozenset(str(video["sha256"]) for video in videos)
+            groups = frozenset(str(video["group"]) for video in videos or () if video["group"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder / TRAINING_VIDEOS_FILE} is damaged ({error!r}); remove it, the check then goes without it"
+            ) from error
+        fingerprint = str(facts.get("dataset_fingerprint") or "")
+        return _Seen(fingerprint, hashes, groups, _training_rows(str(facts.get("dataset", "")), fingerprint))
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object of a file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); restore it") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _training_rows(name: str, fingerprint: str) -> datasets.Dataset | None:
+    """Rows of the dataset that the run was trained on, where it still lies in its folder as it was."""
+    if not Path(name).is_absolute() or not Path(name).is_dir():
+        return None
+    try:
+        found = load_video_dataset(name)
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("the dataset of the training cannot be looked at for copies: %s", error)
+        return None
+    return _seen_rows(found) if found.fingerprint == fingerprint else None
+
+
+def _seen_rows(dataset: VideoDataset) -> datasets.Dataset:
+    return datasets.concatenate_datasets([dataset.splits[name] for name in _SEEN_SPLITS if name in dataset.splits])
+
+
+def _by_audit(dataset: VideoDataset, split: str) -> dict[str, Any] | None:
+    """What the dataset's own audit says of its sides; None where there is none."""
+    facts = read_dataset_facts(Path(dataset.name) / "dataset.json")
+    home = Path(str(facts.get("view_of") or dataset.name))  # a fold's videos were audited where they lie
+    if not (home / "audit.json").is_file():
+        return None
+    rows, others = dataset.split(split), _seen_rows(dataset)
+    joined = datasets.concatenate_datasets([rows, others])
+    leaked = _joined_to_later(read_copies(replace(dataset, name=str(home)), joined), first=len(rows))
+    if not leaked:
+        return _verdict(
+            "clean", reason=f"the dataset's audit found no video of {split} with a copy in training or validation"
+        )
+    hashes = {digest for _, digest, _ in _listed(others)}
+    found = rows.select(leaked)
+    exact = [name for name, digest, _ in _listed(found) if digest and digest in hashes]
+    near = [name for name in _names(found) if name not in exact]
+    reason = f"{len(leaked)} of {len(rows)} videos have a copy in training or validation, as the dataset's audit says"
+    return _verdict("mixed", exact=exact, near=near, reason=reason)
+
+
+def _by_comparison(
+    seen: _Seen, rows: datasets.Dataset, *, check: LeakCheck, num_workers: int | None, progress: bool
+) -> dict[str, Any]:
+    """Bytes first; then pictures, where the videos of the training are there."""
+    listed = _listed(rows)
+    hashes = seen.hashes
+    if hashes is None and seen.rows is not None:
+        hashes = frozenset(digest for _, digest, _ in _listed(seen.rows))
+    exact = {index for index, (_, digest, _) in enumerate(listed) if digest and digest in (hashes or ())}
+    looked, near = False, set[int]()
+    if check == "near" and seen.rows is not None and _are_files(rows) and _are_files(seen.rows):
+        pictures, near = _by_pictures(rows, seen.rows, known=exact, num_workers=num_workers, progress=progress)
+        exact, looked = exact | pictures, True
+    same_group = sum(1 for _, _, group in listed if group and group in seen.groups)
+    familiar = f"; {same_group} are of cameras or recordings that it knows" if same_group else ""
+    names = [name for name, _, _ in listed]
+    found = {"exact": [names[index] for index in sorted(exact)], "near": [names[index] for index in sorted(near)]}
+    if exact or near:
+        reason = f"the run saw {len(exact | near)} of {len(rows)} videos, or copies of them, in training or validation"
+        return _verdict("mixed", **found, reason=reason + familiar)
+    if looked:
+        reason = "no copy of a video that the run saw was found, by bytes and by pictures"
+        return _verdict("clean", reason=reason + familiar)
+    what = "no file is one that the run saw, but" if hashes is not None else "the run does not list its videos, and"
+    why = (
+        "pictures were not compared (--leak_check exact)"
+        if check == "exact"
+        else "the videos of its training are not at hand to compare pictures with"
+    )
+    return _verdict("unknown", reason=f"{what} {why}{familiar}")
+
+
+def _by_pictures(
+    rows: datasets.Dataset, seen: datasets.Dataset, *, known: set[int], num_workers: int | None, progress: bool
+) -> tuple[set[int], set[int]]:
+    """Rows with the same pictures as a seen one, and rows that are near copies of one, by index."""
+    segments = [SegmentOfFile(Path(video["path"])) for part in (rows, seen) for video in part["video"]]
+    prints = fingerprint_videos(segments, num_workers=num_workers, progress=progress)
+    places = [place for place, one in enumerate(prints) if isinstance(one, Fingerprint)]
+    copies = find_copies([one for one in prints if isinstance(one, Fingerprint)])
+    exact = [[places[index] for index in cluster] for cluster in copies.exact]
+    near = [[places[pair.first], places[pair.second]] for pair in copies.near]
+    same = set(_joined_to_later(exact, first=len(rows)))
+    return same, set(_joined_to_later(near, first=len(rows))) - same - known
+
+
+def _joined_to_later(clusters: Sequence[Collection[int]], *, first: int) -> list[int]:
+    """Members below `first` of the clusters that also hold one from `first` on, in order."""
+    mixed = [cluster for cluster in clusters if min(cluster) < first <= max(cluster)]
+    return sorted({member for cluster in mixed for member in cluster if member < first})
+
+
+def _listed(rows: datasets.Dataset) -> list[tuple[str, str, str]]:
+    """Name, SHA-256 of the stored bytes, and group of each row; no hash where the file cannot be read."""
+    groups = rows["group"] if "group" in rows.column_names else [None] * len(rows)
+    digests = [_sha256(video) for video in rows["video"]]
+    return [
+        (name, digest, "" if group is None else str(group))
+        for name, digest, group in zip(_names(rows), digests, groups, strict=True)
+    ]
+
+
+def _sha256(video: Mapping[str, Any]) -> str:
+    if video.get("bytes") is not None:
+        return hashlib.sha256(video["bytes"]).hexdigest()
+    try:
+        with Path(video["path"]).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _names(rows: datasets.Dataset) -> list[str]:
+    return [Path(video["path"] or "").name for video in rows["video"]]
+
+
+def _are_files(rows: datasets.Dataset) -> bool:
+    return all(video.get("bytes") is None and video.get("path") for video in rows["video"])
+
+
+def _verdict(
+    state: Literal["clean", "mixed", "unknown"], *, exact: Sequence[str] = (), near: Sequence[str] = (), reason: str
+) -> dict[str, Any]:
+    return {
+        "state": state,
+        "num_exact": len(exact),
+        "num_near": len(near),
+        "videos": [*exact, *near][:_NAMED],
+        "reason": reason,
+    }

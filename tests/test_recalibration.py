@@ -1,0 +1,121 @@
+"""Temperature and thresholds: what they are fitted on, and whose folder they go into."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from railsformer.data.clips import VideoDataset
+from railsformer.evaluation.measured_split import MeasuredSplit
+from railsformer.evaluation.operating_points_file import read_operating_points
+from railsformer.evaluation.recalibration import calibrate, calibration_note, read_targets, store_operating_points
+from railsformer.evaluation.views import UnreadVideo, VideoScores
+
+LABELS = ["bucket", "cabin", "other"]
+
+
+def _split_of(name, num_videos, *, split_kind="by camera (9 groups)", seed=0, unread=()):
+    """Scores that point at the label, more or less; nothing is decoded."""
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, 2, num_videos)  # no video of the third label
+    logits = rng.normal(size=(num_videos, 3))
+    logits[np.arange(num_videos), references] += 1.5
+    scores = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=1, keepdims=True)
+    scores[list(unread)] = np.nan
+    rows = datasets.Dataset.from_list(
+        [
+            {
+                "video": {"path": f"/d/data/{name}/{index}.mp4", "bytes": None},
+                "label": int(label),
+                "group": f"camera{index % 3}",
+                "start_seconds": 5.0,
+                "end_seconds": 15.0,
+            }
+            for index, label in enumerate(references)
+        ]
+    )
+    dataset = VideoDataset("/d", {name: rows}, ("bucket", "cabin"), "abc", split_kind)
+    lost = tuple(UnreadVideo(row, f"{row}.mp4", "damaged", "it is cut off") for row in unread)
+    return MeasuredSplit(name, dataset, scores=VideoScores(scores, references, lost), label_names=LABELS)
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    targets = read_targets(["recall>=0.8"], label_names=LABELS, negative_labels=["cabin"])
+    return calibrate(_split_of("validation", 60, seed=1, unread=[3]), _split_of("test", 40, unread=[0, 7]), targets)
+
+
+def test_it_is_fitted_on_one_split_and_measured_on_the_other(calibrated):
+    assert calibrated.temperature > 1  # the scores are three times too sure
+    part = calibrated.calibration
+    assert (part["split"], part["num_videos"]) == ("validation", 59)
+    assert part["after"]["negative_log_likelihood"] < part["before"]["negative_log_likelihood"]
+    bucket = calibrated.operating_points["labels"]["bucket"]
+    assert bucket["target"] == "recall>=0.8"
+    assert bucket["on_calibration"]["recall"] >= 0.8
+    for side, count in (("on_calibration", 59), ("on_split", 38)):
+        assert bucket[side]["num_positives"] + bucket[side]["num_negatives"] == count
+        assert bucket[side]["negative_hours"] == pytest.approx(bucket[side]["num_negatives"] * 10 / 3600)
+    assert "cabin" not in calibrated.operating_points["labels"]  # it means that nothing is wrong
+
+
+def test_a_label_without_a_video_to_choose_by_has_no_threshold_and_no_figures(calibrated):
+    other = calibrated.operating_points["labels"]["other"]
+    assert other["threshold"] is None
+    assert not other["reached"]
+    assert other["on_split"]["recall"] is other["on_split"]["false_alarms_per_hour"] is None
+    assert other["on_split"]["num_negatives"] == 38
+
+
+def test_points_go_into_the_run_that_they_were_fitted_for(calibrated, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "abc"}))
+    assert store_operating_points(calibrated, tmp_path, recalibrate=False)
+    found = read_operating_points(tmp_path, label_names=LABELS)
+    assert (found.temperature, found.split) == (calibrated.temperature, "validation")
+    assert set(found.thresholds) == {"bucket"}
+
+
+def test_points_of_another_camera_replace_those_of_the_run_only_when_asked(calibrated, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "that of the training"}))
+    (tmp_path / "operating_points.json").write_text("those in use")
+    assert not store_operating_points(calibrated, tmp_path, recalibrate=False)
+    assert (tmp_path / "operating_points.json").read_text() == "those in use"
+    assert store_operating_points(calibrated, tmp_path, recalibrate=True)
+    assert read_operating_points(tmp_path, label_names=LABELS).dataset_fingerprint == "abc"
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "operating_points.json"}
+
+
+def test_a_model_of_the_hub_has_no_folder_to_write_into(calibrated):
+    assert not store_operating_points(calibrated, "user/name", recalibrate=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({}, None),
+        ({"calibration_split": "test"}, "test is what is measured"),
+        ({"calibration_split": "validation2"}, "no video in a split 'validation2'"),
+        ({"frame_order": "middle"}, "frame_order middle"),
+    ],
+)
+def test_a_report_without_points_says_why_and_recalibrating_refuses(change, note):
+    empty = datasets.Dataset.from_list([{"label": 0}])
+    dataset = VideoDataset("/d", {"validation": empty, "test": empty}, ("bucket",), "abc", "by camera")
+    choices = {"calibration_split": "validation", "frame_order": "forwards", "recalibrate": False, **change}
+    found = calibration_note(dataset, "test", **choices)
+    assert found is None if note is None else note in found
+    if note:
+        with pytest.raises(ValueError, match="--recalibrate: nothing was fitted"):
+            calibration_note(dataset, "test", **{**choices, "recalibrate": True})
+
+
+def test_groups_are_unknown_where_every_file_is_its_own():
+    assert _split_of("test", 6, split_kind="by file; recordings unknown").groups is None
+    assert _split_of("test", 4, unread=[1]).groups == ["camera0", "camera2", "camera0"]
+
+
+def test_half_of_a_split_may_be_unread_and_no_more():
+    _split_of("test", 4, unread=[0, 1]).check_read()
+    with pytest.raises(ValueError, match="3 of the 4 videos of split 'test' of /d cannot be read, more than half"):
+        _split_of("test", 4, unread=[0, 1, 2]).check_read()

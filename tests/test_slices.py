@@ -1,0 +1,93 @@
+"""Parts of a split: how numbers are cut, what is left out, which part is the worst."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from railsformer.evaluation.slices import choose_columns, measure_slices, worst_slice
+
+LABELS = ["hazard", "other"]
+
+
+def _measure(columns, references, predictions, names):
+    return measure_slices(columns, np.array(references), np.array(predictions), label_names=LABELS, names=names)
+
+
+def test_the_figures_of_a_slice_are_those_of_its_videos_alone():
+    rng = np.random.default_rng(0)
+    cameras = rng.choice(["a", "b", "c"], 90).tolist()
+    references, predictions = rng.integers(0, 2, 90), rng.integers(0, 2, 90)
+    found = _measure({"camera": cameras}, references, predictions, ["camera"])
+    assert {one["value"] for one in found} == {"a", "b", "c"}
+    for one in found:
+        inside = np.array(cameras) == one["value"]
+        true, guess = references[inside], predictions[inside]
+        assert one["num_videos"] == inside.sum() == sum(one["supports"].values())
+        assert one["accuracy"] == pytest.approx(accuracy_score(true, guess))
+        assert one["f1_macro"] == pytest.approx(f1_score(true, guess, average="macro"))
+        assert one["interval"][0] < one["accuracy"] < one["interval"][1]
+
+
+def test_a_label_that_a_slice_lacks_has_no_recall_and_no_weight():
+    (one,) = _measure({"camera": ["a"] * 6}, [0] * 6, [0, 0, 0, 0, 0, 1], ["camera"])
+    assert one["recall"] == {"hazard": pytest.approx(5 / 6), "other": None}
+    assert one["balanced_accuracy"] == pytest.approx(5 / 6)
+    assert one["f1_macro"] == pytest.approx(2 * 5 / 11)
+
+
+def test_numbers_are_cut_into_four_parts_of_equally_many_videos():
+    seconds = [float(value) for value in range(1, 41)]
+    found = _measure({"seconds": seconds}, [0] * 40, [0] * 40, ["seconds"])
+    assert sorted(one["num_videos"] for one in found) == [10, 10, 10, 10]
+    assert {one["value"] for one in found} == {"1 to 10", "11 to 20", "21 to 30", "31 to 40"}
+
+
+def test_few_numbers_are_values_and_empty_cells_a_part_of_their_own():
+    columns = {"fps": [10, 25, 25, None, math.nan, 10], "light": [3.5] * 9 + [None]}
+    fps = _measure({"fps": columns["fps"]}, [0] * 6, [0] * 6, ["fps"])
+    assert {one["value"]: one["num_videos"] for one in fps} == {"10": 2, "25": 2, "(none)": 2}
+    light = _measure({"light": columns["light"]}, [0] * 10, [0] * 10, ["light"])
+    assert {one["value"]: one["num_videos"] for one in light} == {"3.5": 9, "(none)": 1}
+
+
+def test_the_worst_slice_stands_first_and_has_enough_videos():
+    cameras = ["tiny"] * 2 + ["bad"] * 5 + ["good"] * 5
+    references = [0, 1, *[0, 1, 0, 1, 0] * 2]
+    predictions = [1, 0, *[0] * 5, 0, 1, 0, 1, 0]
+    found = _measure({"camera": cameras}, references, predictions, ["camera"])
+    assert [one["value"] for one in found] == ["bad", "good", "tiny"]
+    assert worst_slice(found) == {
+        "column": "camera",
+        "value": "bad",
+        "f1_macro": pytest.approx(found[0]["f1_macro"]),
+        "num_videos": 5,
+    }
+    assert found[-1]["interval"] is None  # two videos say nothing
+
+
+def test_a_column_of_one_value_has_no_worst_part():
+    assert worst_slice(_measure({"camera": ["a"] * 9}, [0] * 9, [0] * 9, ["camera"])) is None
+    assert worst_slice([]) is None
+
+
+def test_by_default_columns_that_cut_into_a_few_parts_are_taken_once():
+    columns = {
+        "group": ["a", "a", "b", "b"] * 10,
+        "camera": ["a", "a", "b", "b"] * 10,  # cuts as group does
+        "source": [f"{index}.mp4" for index in range(40)],
+        "note": [f"note {index}" for index in range(40)],  # names every video
+        "site": ["yard"] * 40,
+        "start_seconds": [0.0] * 40,
+        "light": [float(index) for index in range(40)],
+        "night": [True, False] * 20,
+    }
+    assert choose_columns(columns) == ["group", "light", "night"]
+    assert choose_columns(columns, ["note", "camera", "note"]) == ["note", "camera"]
+
+
+@pytest.mark.parametrize(("name", "message"), [("grup", "did you mean 'group'"), ("fps", "fps could not be measured")])
+def test_a_column_that_is_not_there_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        choose_columns({"group": ["a"], "note": ["b"]}, [name])
