@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from railsformer.evaluation.metrics import VideoClassificationMetrics
     from railsformer.evaluation.report import evaluate_model
     from railsformer.evaluation.score_metrics import VideoScoreMetrics
+    from railsformer.inference.predictor import Predictor
     from railsformer.model.configuration_railsformer import RailsformerConfig
     from railsformer.model.modeling_railsformer import RailsformerForVideoClassification, RailsformerModel
 
 __all__ = [
+    "Predictor",
     "RailsformerConfig",
     "RailsformerForVideoClassification",
     "RailsformerModel",
@@ -31,6 +33,7 @@ __all__ = [
 
 # Imported when first asked for, so that `railsformer --help` does not wait for torch.
 _HOMES = {
+    "Predictor": "railsformer.inference.predictor",
     "RailsformerConfig": "railsformer.model.configuration_railsformer",
     "RailsformerForVideoClassification": "railsformer.model.modeling_railsformer",
     "RailsformerModel": "railsformer.model.modeling_railsformer",

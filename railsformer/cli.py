@@ -11,6 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from railsformer.cli_evaluate import add_evaluate, quiet_transformers, run_evaluate
+from railsformer.cli_inference import (
+    EVENTS_VERB,
+    add_evaluate_events,
+    add_watch,
+    asks_for_events,
+    run_evaluate_events,
+    run_watch,
+)
+from railsformer.cli_predict import add_predict, run_predict
 
 if TYPE_CHECKING:
     from railsformer.data.proxies import ProxySettings
@@ -38,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments[:1] == ["crossval"]:
         verb = lambda: _crossval(arguments[1:])  # noqa: E731
     else:
-        parsed = parser.parse_args(arguments)
+        events = [EVENTS_VERB, *arguments[1:]] if asks_for_events(arguments) else None
+        parsed = parser.parse_args(events or arguments)
         parsed.command = shlex.join(["railsformer", *arguments])
         verb = lambda: parsed.run(parsed)  # noqa: E731
     _quiet_libraries()
@@ -116,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     crossval = verbs.add_parser("crossval", help="train and test fold by fold, one table at the end", add_help=False)
     crossval.set_defaults(run=lambda parsed: None)
     add_evaluate(verbs, run=_evaluate)
+    add_evaluate_events(verbs, run=_evaluate_events)
+    add_predict(verbs, run=run_predict)
+    add_watch(verbs, run=_watch)
     _add_convert(verbs)
     _add_push(verbs)
     _add_demo(verbs)
@@ -357,6 +370,15 @@ def _crossval(argv: Sequence[str]) -> None:
 
 def _evaluate(parsed: argparse.Namespace) -> None:
     if text := run_evaluate(parsed):
+        print(text)
+
+
+def _evaluate_events(parsed: argparse.Namespace) -> None:
+    print(run_evaluate_events(parsed))
+
+
+def _watch(parsed: argparse.Namespace) -> None:
+    if text := run_watch(parsed):
         print(text)
 
 

@@ -1,6 +1,7 @@
 """The verb `evaluate`: its flags, and what it prints. Heavy imports happen when it runs, so that --help is instant."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,12 @@ __all__ = ["add_evaluate", "quiet_transformers", "run_evaluate"]
 
 def add_evaluate(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argparse.Namespace], None]) -> None:
     """Add the verb with its flags; `run` is what it does."""
-    evaluate = verbs.add_parser("evaluate", help="measure a model on one split and write a report")
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="measure a model on one split, or the events of watched videos, and write a report",
+        epilog="With --events TRUTH.csv --timeline DIR... it measures events instead: `railsformer evaluate --events "
+        "TRUTH.csv --help`.",
+    )
     evaluate.add_argument("--model", required=True, help="run folder, checkpoint or Hub id")
     evaluate.add_argument("--dataset", required=True, help="dataset folder or Hub id")
     evaluate.add_argument("--split", default="test", help="split to measure (default: test)")
@@ -135,7 +141,6 @@ def run_evaluate(parsed: argparse.Namespace) -> str:
 def _summary(report: "EvaluationReport", model: Path) -> str:
     """The figures in short and what else one must know; the model's card is written on the way."""
     from railsformer.evaluation.report import per_class_table
-    from railsformer.hub.cards import FACTS_FILE, write_run_card
 
     metrics = report.metrics
     lines = [per_class_table(metrics), ""]
@@ -154,10 +159,30 @@ def _summary(report: "EvaluationReport", model: Path) -> str:
     if report.stored_in_run:
         lines.append(f"operating points: {model / 'operating_points.json'}")
     elif metrics["operating_points"]:
+        own = "keeps its own, --recalibrate would replace them"
+        writable = model.is_dir() and os.access(model, os.W_OK)
         lines.append(
-            f"operating points: {report.output_dir / 'operating_points.json'}; {model} keeps its own, --recalibrate "
-            "would replace them"
+            f"operating points: {report.output_dir / 'operating_points.json'}; {model} "
+            f"{own if writable else 'cannot be written to and stays as it is'}"
         )
-    if (model / FACTS_FILE).is_file() and not write_run_card(model, metrics=metrics, report_dir=report.output_dir):
-        lines.append(f"The card of {model} stays as it is: it was edited, or these figures are of other data.")
-    return "\n".join(lines)
+    elif note := metrics["protocol"]["calibration_note"]:
+        lines.append(f"no operating points: {note}")
+    if points := metrics["operating_points"]:
+        silent = [name for name, point in points["labels"].items() if point["threshold"] is None]
+        if silent:
+            lines.append(f"NO THRESHOLD for {', '.join(silent)}: {points['split']} cannot say which; it never alarms")
+    return "\n".join(lines + _card_lines(report, model))
+
+
+def _card_lines(report: "EvaluationReport", model: Path) -> list[str]:
+    """Write the card of a run; what to say where it stays as it is. The report is written: nothing fails any more."""
+    from railsformer.hub.cards import FACTS_FILE, write_run_card
+
+    if not (model / FACTS_FILE).is_file():
+        return []
+    try:
+        written = write_run_card(model, metrics=report.metrics, report_dir=report.output_dir)
+    except OSError as error:
+        return [f"The card of {model} cannot be written ({error.strerror or error}) and is without these figures."]
+    told = f"The card of {model} stays as it is: it was edited, or these figures are of other data."
+    return [] if written else [told]

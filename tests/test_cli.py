@@ -9,7 +9,7 @@ from videos import write_video
 
 from railsformer.cli import main
 
-VERBS = ["build", "analyze", "train", "evaluate", "crossval", "convert", "push", "demo"]
+VERBS = ["build", "analyze", "train", "evaluate", "crossval", "convert", "push", "predict", "watch", "demo"]
 
 
 def _railsformer(*arguments, cwd=None):

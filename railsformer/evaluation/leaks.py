@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import datasets
@@ -52,12 +53,23 @@ def write_training_videos(run_dir: str | Path, dataset: VideoDataset) -> Path:
         "version": _VERSION,
         "dataset": str(home.resolve()) if home.is_dir() else dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
+        "median_seconds": _median_seconds(dataset),
         "videos": videos,
     }
     path = Path(run_dir) / TRAINING_VIDEOS_FILE
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _median_seconds(dataset: VideoDataset) -> float | None:
+    """Usual length of a training video: the window in which a long one is looked through."""
+    rows = dataset.splits.get("train")
+    if rows is None or not {"start_seconds", "end_seconds"} <= set(rows.column_names):
+        return None
+    times = zip(rows["start_seconds"], rows["end_seconds"], strict=True)
+    lengths = [end - (start or 0.0) for start, end in times if end is not None]
+    return median(lengths) if lengths else None
 
 
 def find_leaks(

@@ -1,0 +1,1 @@
+"""From footage to scores: predictions of videos, windows over hours of footage, events and alarms."""

@@ -1,0 +1,110 @@
+"""What a watch depends on, and what its folder holds already."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from railsformer.data.files import whole_file
+from railsformer.data.video import VideoDecodeError, find_video_stream, open_video
+
+if TYPE_CHECKING:
+    from railsformer.inference.predictor import Predictor
+    from railsformer.inference.regions import Region
+    from railsformer.inference.windows import WindowPlan
+
+__all__ = ["WATCH_NAME", "check_watch_folder", "creation_time", "parse_start_time", "watch_request", "write_json"]
+
+WATCH_NAME = "watch.json"
+BUILDING = ".railsformer-building"  # what `building_folder` keeps while a watch is not finished
+_EARLIEST_YEAR = 1990  # clocks that were never set say 1904 or 1970
+
+
+def watch_request(predictor: "Predictor", video: Path, plan: "WindowPlan", region: "Region | None") -> dict[str, Any]:
+    """What scores depend on; JSON."""
+    try:
+        facts = video.stat()
+    except OSError as error:
+        raise VideoDecodeError(
+            video, f"it cannot be opened ({error.strerror}); correct the name", "missing"
+        ) from error
+    weights = [Path(predictor.name) / name for name in ("model.safetensors", "config.json")]
+    return {
+        "video": str(video.resolve()),
+        "video_bytes": facts.st_size,
+        "video_changed": facts.st_mtime_ns,
+        "model": predictor.name,
+        "model_changed": [path.stat().st_mtime_ns for path in weights if path.is_file()],
+        "temperature": predictor.temperature,
+        "dtype": str(predictor.model.dtype),
+        "window_seconds": plan.window_seconds,
+        "stride_seconds": plan.stride_seconds,
+        "max_gap_seconds": plan.max_gap_seconds,
+        "region": None if region is None else _region_key(region),
+    }
+
+
+def check_watch_folder(folder: Path, request: Mapping[str, Any]) -> Path:
+    """Make the folder, or see that it is of the same watch."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output_dir {folder} is a file; name a folder")
+    done = folder / WATCH_NAME
+    if done.is_file():
+        try:
+            earlier = json.loads(done.read_text(encoding="utf-8"))["request"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{done} is damaged ({error}); remove {folder} or name another folder") from error
+        changed = [name for name, value in request.items() if earlier.get(name) != value]
+        if changed:
+            name = changed[0]
+            raise FileExistsError(
+                f"output_dir {folder} holds another watch ({name} {earlier.get(name)!r}, now {request[name]!r}); "
+                "remove it or name another folder"
+            )
+    elif folder.is_dir() and (names := {entry.name for entry in folder.iterdir()}) and BUILDING not in names:
+        raise FileExistsError(f"output_dir {folder} already holds something; remove it or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def parse_start_time(text: str) -> datetime:
+    """Read an ISO 8601 wall clock.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"--start_time must be ISO 8601 such as 2026-03-01T06:30:00+01:00, got {text!r}") from None
+
+
+def creation_time(video: str | Path) -> datetime | None:
+    """The wall clock that a file gives for itself, None where there is none or its clock was never set."""
+    with open_video(video) as container:
+        texts = (
+            container.metadata.get("creation_time"),
+            find_video_stream(container, video).metadata.get("creation_time"),
+        )
+    for text in texts:
+        try:
+            moment = datetime.fromisoformat(text) if text else None
+        except ValueError:
+            continue
+        if moment and moment.year >= _EARLIEST_YEAR:
+            return moment
+    return None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _region_key(region: "Region") -> str:
+    return hashlib.sha256(np.packbits(region.mask(256, 256)).tobytes()).hexdigest()
