@@ -262,6 +262,7 @@ def test_the_card_of_a_run_takes_the_figures_of_its_evaluation(run):
     assert "0.750" in card.read_text()
     assert "/home/someone" not in card.read_text()
     assert write_run_card(run, metrics={**METRICS, "accuracy": 0.5})
+    assert {path.name for path in run.iterdir()} == {"README.md", "run.json"}  # nothing half written stays
     assert "0.750" not in card.read_text()
 
 

@@ -133,6 +133,7 @@ def test_new_videos_are_clean_and_only_unknown_where_pictures_were_not_compared(
     found = find_leaks(run, elsewhere, "fresh", num_workers=1)
     assert found["state"] == "clean"
     assert "1 are of cameras or recordings that it knows" in found["reason"]
+    assert found["num_same_group"] == 1
     assert find_leaks(run, elsewhere, "fresh", check="exact")["state"] == "unknown"
     # the run was copied to a machine without its dataset
     content = json.loads((run / "training_videos.json").read_text())

@@ -1,8 +1,11 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from railsformer.evaluation.intervals import wilson_interval
 from railsformer.evaluation.operating_points import (
     DEFAULT_TARGET,
     OperatingPoint,
@@ -150,6 +153,54 @@ def test_no_positives_no_alarms_and_no_negative_footage_are_null():
     assert (found["false_alarms_per_hour"], found["negative_hours"]) == (None, 0.0)
     assert found["intervals"]["false_alarms_per_hour"] is None
     assert found["recall"] is not None
+
+
+def _cameras(num_cameras, seed):
+    """Twenty videos of ten seconds a camera; some cameras are good for the model, some are bad."""
+    rng = np.random.default_rng(seed)
+    cameras = np.repeat(np.arange(num_cameras), 20)
+    references = (rng.random(len(cameras)) < 0.6).astype(int)
+    logits = np.where(references == 1, 1.0, -2.0) + rng.normal(size=num_cameras)[cameras]
+    scores = 1 / (1 + np.exp(-logits - rng.normal(size=len(cameras))))
+    return np.stack([1 - scores, scores], axis=1), references, np.full(len(cameras), 10.0), cameras.tolist()
+
+
+def test_what_is_known_of_a_threshold_is_as_sure_as_the_cameras_agree():
+    *videos, cameras = _cameras(12, 0)
+    by_video, by_camera = (
+        measure_threshold(ScoredSplit(*videos, groups), label=1, threshold=0.5) for groups in (None, cameras)
+    )
+    naive, grouped = by_video.pop("intervals"), by_camera.pop("intervals")
+    assert by_video == by_camera
+    for name, (low, high) in grouped.items():
+        assert low < by_camera[name] < high
+        assert high - low > naive[name][1] - naive[name][0]
+    assert grouped["recall"][0] < naive["recall"][0] < naive["recall"][1] < grouped["recall"][1]
+    few = measure_threshold(ScoredSplit(*videos, [name % 7 for name in cameras]), label=1, threshold=0.5)
+    assert few["intervals"] == naive
+
+
+def test_a_camera_counts_once_where_all_of_them_say_the_same():
+    scores, references = np.array([[0.1, 0.9]] * 36), np.ones(36, dtype=int)
+    found = measure_threshold(
+        ScoredSplit(scores, references, np.full(36, 9.0), [index // 4 for index in range(36)]), label=1, threshold=0.5
+    )
+    assert found["intervals"]["recall"] == wilson_interval(9, 9)
+    one_camera = np.where(np.arange(36) < 4, 1, 0)
+    found = measure_threshold(
+        ScoredSplit(scores, one_camera, np.full(36, 9.0), [index // 4 for index in range(36)]), label=1, threshold=0.5
+    )
+    assert found["recall"] == 1
+    assert found["intervals"]["recall"] is None  # four videos, but one camera
+
+
+def test_intervals_at_a_threshold_hold_for_cameras_that_were_not_there():
+    truth = NormalDist(0, 2**0.5).cdf(1.0)  # logits of positives have this spread over cameras and videos
+    held = []
+    for seed in range(200):
+        low, high = measure_threshold(ScoredSplit(*_cameras(12, seed)), label=1, threshold=0.5)["intervals"]["recall"]
+        held.append(low <= truth <= high)
+    assert np.mean(held) >= 0.88
 
 
 def test_points_are_chosen_on_one_split_and_measured_on_another():

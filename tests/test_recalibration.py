@@ -1,6 +1,7 @@
 """Temperature and thresholds: what they are fitted on, and whose folder they go into."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -95,7 +96,6 @@ def test_a_model_of_the_hub_has_no_folder_to_write_into(calibrated):
     [
         ({}, None),
         ({"calibration_split": "test"}, "test is what is measured"),
-        ({"calibration_split": "validation2"}, "no video in a split 'validation2'"),
         ({"frame_order": "middle"}, "frame_order middle"),
     ],
 )
@@ -103,11 +103,75 @@ def test_a_report_without_points_says_why_and_recalibrating_refuses(change, note
     empty = datasets.Dataset.from_list([{"label": 0}])
     dataset = VideoDataset("/d", {"validation": empty, "test": empty}, ("bucket",), "abc", "by camera")
     choices = {"calibration_split": "validation", "frame_order": "forwards", "recalibrate": False, **change}
-    found = calibration_note(dataset, "test", **choices)
+    found = calibration_note("user/model", dataset, "test", **choices)
     assert found is None if note is None else note in found
     if note:
         with pytest.raises(ValueError, match="--recalibrate: nothing was fitted"):
-            calibration_note(dataset, "test", **{**choices, "recalibrate": True})
+            calibration_note("user/model", dataset, "test", **{**choices, "recalibrate": True})
+
+
+def test_a_dataset_without_validation_is_no_mistake_but_a_split_that_is_not_there_is():
+    rows = datasets.Dataset.from_list([{"label": 0}])
+    dataset = VideoDataset("/d", {"train": rows, "test": rows}, ("bucket",), "abc", "by camera")
+    choices = {"frame_order": "forwards", "recalibrate": False}
+    note = calibration_note("user/model", dataset, "test", calibration_split="validation", **choices)
+    assert note is not None
+    assert "no video in a split 'validation'" in note
+    with pytest.raises(ValueError, match=r"calibration_split must be one of .* \(train, test\), got 'validation2'"):
+        calibration_note("user/model", dataset, "test", calibration_split="validation2", **choices)
+
+
+@pytest.mark.parametrize(("fingerprint", "refused"), [("abc", True), ("that of another camera", False)])
+def test_nothing_is_fitted_on_the_videos_that_the_run_was_trained_on(tmp_path, fingerprint, refused):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "abc"}))
+    rows = datasets.Dataset.from_list([{"label": 0}])
+    dataset = VideoDataset("/d", {"train": rows, "test": rows}, ("bucket",), fingerprint, "by camera")
+    choices = {"calibration_split": "train", "frame_order": "forwards"}
+    for model in (tmp_path, tmp_path / "checkpoint-7"):
+        note = calibration_note(model, dataset, "test", recalibrate=False, **choices)
+        assert ("the run was trained on train" in note) if refused else note is None
+        if refused:
+            with pytest.raises(ValueError, match="--recalibrate: nothing was fitted: the run was trained on train"):
+                calibration_note(model, dataset, "test", recalibrate=True, **choices)
+
+
+def test_points_that_were_fitted_for_another_camera_stay_until_the_next_recalibration(calibrated, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "abc"}))
+    replace(calibrated, dataset_fingerprint="another camera").write(tmp_path)
+    assert not store_operating_points(calibrated, tmp_path, recalibrate=False)
+    assert read_operating_points(tmp_path, label_names=LABELS).dataset_fingerprint == "another camera"
+    assert store_operating_points(calibrated, tmp_path, recalibrate=True)
+    assert read_operating_points(tmp_path, label_names=LABELS).dataset_fingerprint == "abc"
+    (tmp_path / "operating_points.json").write_text("{")
+    assert store_operating_points(calibrated, tmp_path, recalibrate=False)  # a damaged one is written anew
+
+
+def test_a_checkpoint_is_of_the_run_above_it(calibrated, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "that of the training"}))
+    (tmp_path / "checkpoint-7").mkdir()
+    assert not store_operating_points(calibrated, tmp_path / "checkpoint-7", recalibrate=False)
+    assert store_operating_points(calibrated, tmp_path / "checkpoint-7", recalibrate=True)
+
+
+@pytest.mark.parametrize("model", ["user/name", "/nowhere/run"])
+def test_recalibrating_refuses_a_model_that_cannot_keep_the_points(model):
+    rows = datasets.Dataset.from_list([{"label": 0}])
+    dataset = VideoDataset("/d", {"validation": rows, "test": rows}, ("bucket",), "abc", "by camera")
+    choices = {"calibration_split": "validation", "frame_order": "forwards"}
+    assert calibration_note(model, dataset, "test", recalibrate=False, **choices) is None
+    with pytest.raises(ValueError, match=f"--recalibrate: {model} must be a folder that you may write to"):
+        calibration_note(model, dataset, "test", recalibrate=True, **choices)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '"abc"'])
+def test_a_damaged_run_is_refused_before_anything_is_measured(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    rows = datasets.Dataset.from_list([{"label": 0}])
+    dataset = VideoDataset("/d", {"validation": rows, "test": rows}, ("bucket",), "abc", "by camera")
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*; restore it"):
+        calibration_note(
+            tmp_path, dataset, "test", calibration_split="validation", frame_order="forwards", recalibrate=False
+        )
 
 
 def test_groups_are_unknown_where_every_file_is_its_own():

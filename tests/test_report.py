@@ -10,9 +10,11 @@ from videos import write_video
 
 import railsformer.evaluation.report as report
 from railsformer.data.builder import build_dataset
+from railsformer.data.clips import load_video_dataset
 from railsformer.data.folders import check_output_dir
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.operating_points_file import read_operating_points
+from railsformer.evaluation.other_report import check_shared, read_other_report
 from railsformer.evaluation.report import evaluate_model, per_class_table
 from railsformer.evaluation.report_pages import load_schema
 from railsformer.model.configuration_railsformer import RailsformerConfig
@@ -191,6 +193,18 @@ def test_labels_are_matched_by_name(model, built, tmp_path, written):
     assert compared["mcnemar"] == {"only_this_right": 0, "only_other_right": 0, "p_value": 1.0}
 
 
+def test_a_report_of_other_videos_is_refused_before_anything_is_scored(model, built, written, tmp_path):
+    with pytest.raises(ValueError, match=r"the two evaluations share no video \(\d+ and 7\)"):
+        evaluate_model(
+            model, dataset=built, split="validation", output_dir=tmp_path / "out", compare=written.output_dir
+        )
+    assert not (tmp_path / "out").exists()
+    rows, other = load_video_dataset(built).split("test"), read_other_report(written.output_dir, label_names=KNOWN)
+    check_shared(other, rows, labels=NAMES)
+    with pytest.raises(ValueError, match=r"video '.*' is .* here and .* in the other evaluation"):
+        check_shared(other, rows, labels=NAMES[::-1])
+
+
 def test_an_unknown_label_is_refused(built, tmp_path):
     narrow = _save_model(tmp_path / "narrow", ["bridge_down", "no_action"])
     with pytest.raises(
@@ -292,7 +306,7 @@ def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path
         ({"cost": "/nowhere/costs.csv"}, FileNotFoundError, "--cost /nowhere/costs.csv: no such file"),
         ({"compare": "/nowhere/report"}, FileNotFoundError, "--compare /nowhere/report: no report here"),
         ({"recalibrate": True, "calibration_split": "test"}, ValueError, "--recalibrate: nothing was fitted: test is"),
-        ({"recalibrate": True, "calibration_split": "new"}, ValueError, "has no video in a split 'new'"),
+        ({"recalibrate": True, "calibration_split": "new"}, ValueError, "calibration_split must be .*, got 'new'"),
         ({"recalibrate": True, "frame_order": "middle"}, ValueError, "--recalibrate: nothing was fitted: with frame"),
         ({"leak_check": "far"}, ValueError, "leak_check must be one of near, exact, got 'far'"),
         ({"frame_order": "back"}, ValueError, "frame_order must be one of forwards, middle, got 'back'"),

@@ -1,5 +1,6 @@
 """The pages of a report: what they say, and that nothing in the content can break them."""
 
+import copy
 import html.parser
 import json
 import re
@@ -9,6 +10,11 @@ import pytest
 import report_content as make
 
 from railsformer.evaluation.report_pages import load_schema, read_predictions, write_report
+from railsformer.evaluation.report_pages.compare import compare_lines, compare_table
+from railsformer.evaluation.report_pages.figures import draw_figures
+from railsformer.evaluation.report_pages.first_screen import hazards
+from railsformer.evaluation.report_pages.predictions import Predictions, write_predictions
+from railsformer.evaluation.report_pages.sections import make_sections
 
 ODD = [
     "<script>alert('x')</script>",
@@ -127,8 +133,17 @@ def test_mixed_splits_stand_in_red_above_everything(written):
     folder, _, _ = written
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.index('class="banner repair"') < text.index("<h1>")
-    assert "trained on 12 of these 120 videos (9 the very same, 3 near copies)" in Page(text).text
+    assert "saw 12 of these 120 videos in training or validation (9 the very same, 3 near copies)" in Page(text).text
     assert (folder / "report.md").read_text().index("RED: This report mixes splits.") < 400
+
+
+def test_cameras_that_the_run_knows_are_told_where_no_video_is_a_copy(toy, tmp_path):
+    predictions, metrics = toy
+    state = metrics["protocol"]["mixed_splits"] | {"num_same_group": 16}
+    known = metrics | {"protocol": metrics["protocol"] | {"mixed_splits": state}}
+    page, markdown = _write(tmp_path, known, predictions)
+    for text in (page.text, markdown):
+        assert "16 of 120 videos are of cameras or recordings with the names of those in the run's training" in text
 
 
 def test_a_clean_report_has_nothing_in_red(clean):
@@ -158,6 +173,27 @@ def test_a_target_that_is_missed_is_named(clean):
     assert "Target missed. Threshold 0.500, set on validation for recall of at least 90 %" in page.text
 
 
+@pytest.mark.parametrize(
+    ("figure", "target", "value", "interval", "told"),
+    [
+        ("recall", "recall>=0.9", 0.97, [0.92, 0.99], "kept here."),
+        ("recall", "recall>=0.9", 0.97, [0.85, 0.99], "kept here, on too little to be sure of it."),
+        ("recall", "recall>=0.9", 1.0, None, "kept here, on too little to be sure of it."),
+        ("false_alarms_per_hour", "false_alarms_per_hour<=5", 1.0, [0.2, 4.0], "kept here."),
+        ("false_alarms_per_hour", "false_alarms_per_hour<=5", 0.0, [0.0, 612.0], "kept here, on too little"),
+        ("recall", "recall>=0.9", 0.8, [0.7, 0.95], "not kept here."),
+    ],
+)
+def test_a_target_is_kept_for_sure_only_where_the_interval_keeps_it(toy, figure, target, value, interval, told):
+    metrics = copy.deepcopy(toy[1])
+    label, point = next(iter(metrics["operating_points"]["labels"].items()))
+    point.update(target=target, reached=True)
+    point["on_split"][figure] = value
+    point["on_split"]["intervals"][figure] = interval
+    (hazard,) = [one for one in hazards(metrics) if one.label == label]
+    assert f"; {told}" in hazard.setting
+
+
 def test_a_hazard_without_a_threshold_is_not_known(toy, tmp_path):
     predictions, metrics = toy
     page, markdown = _write(tmp_path, make.without_thresholds(metrics), predictions)
@@ -180,6 +216,41 @@ def test_two_runs_stand_side_by_side(written):
     assert "Only this run is right on 19, only the other on 9" in text
     assert "p = 0.087" in text
     assert "not told apart" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "better"), [("accuracy", "this"), ("brier", "other"), ("calibration_error", "other")]
+)
+def test_of_errors_the_smaller_one_is_better(toy, name, better):
+    entry = {"this": 0.5, "other": 0.3, "difference": 0.2, "interval": [0.1, 0.3]}
+    compare = make.compared(toy[1])["compare"] | {"figures": {name: entry}}
+    assert compare_table(compare).rows[0][-1] == better
+    turned = {"this": 0.3, "other": 0.5, "difference": -0.2, "interval": [-0.3, -0.1]}
+    assert (
+        compare_table(compare | {"figures": {name: turned}}).rows[0][-1] == {"this": "other", "other": "this"}[better]
+    )
+
+
+def test_errors_are_not_drawn_on_the_side_of_the_better_run(toy, tmp_path):
+    predictions, metrics = toy
+    metrics = make.compared(metrics)
+    metrics["compare"]["figures"]["brier"] = {"this": 0.5, "other": 0.3, "difference": 0.2, "interval": [0.1, 0.3]}
+    drawn = {drawing.name: drawing for drawing in draw_figures(metrics, predictions)}
+    assert "Brier" not in drawn["comparison"].alt
+    assert "macro F1" in drawn["comparison"].alt
+
+
+def test_two_runs_that_are_right_on_the_same_videos(toy):
+    compare = make.compared(toy[1])["compare"]
+    compare |= {"mcnemar": {"only_this_right": 0, "only_other_right": 0, "p_value": 1.0}}
+    assert "neither is right more often" in compare_lines(compare)[-1]
+
+
+def test_a_report_without_thresholds_says_why(toy):
+    metrics = make.bare(toy[1])
+    metrics["protocol"] = metrics["protocol"] | {"calibration_note": "nothing was fitted: there is no validation"}
+    section = next(part for part in make_sections(metrics, []) if part.anchor == "operating_points")
+    assert section.lines[-1] == "Nothing was fitted: there is no validation."
 
 
 def test_names_are_text_and_never_markup(tmp_path):
@@ -235,8 +306,29 @@ def test_predictions_come_back_from_their_table(toy, clean):
     assert back.videos == predictions.videos
     assert back.metadata == predictions.metadata
     np.testing.assert_array_equal(back.references, predictions.references)
-    np.testing.assert_allclose(back.scores, predictions.scores, atol=1e-6)
+    np.testing.assert_allclose(back.scores, predictions.scores, rtol=1e-8)
     assert (~back.is_read).sum() == 3
+
+
+def test_a_column_named_like_a_score_comes_back_as_metadata(tmp_path):
+    given = Predictions(
+        ["a", "b"],
+        ["1.mp4"],
+        np.array([1]),
+        np.array([[0.25, 0.75]]),
+        {"score_of_operator": [3], "prediction": ["x"], "light": [9]},
+    )
+    write_predictions(tmp_path / "predictions.csv", given)
+    found = read_predictions(tmp_path / "predictions.csv")
+    assert found.label_names == ["a", "b"]
+    assert found.scores.tolist() == [[0.25, 0.75]]
+    assert found.metadata == {"score_of_operator": ["3"], "prediction": ["x"], "light": ["9"]}
+
+
+def test_a_table_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "predictions.csv").write_bytes(b"\xff\xfe\x00video")
+    with pytest.raises(ValueError, match=r"predictions\.csv is damaged .*; evaluate that model again"):
+        read_predictions(tmp_path / "predictions.csv")
 
 
 def test_a_table_that_is_no_predictions_is_refused(tmp_path):
@@ -280,3 +372,11 @@ def test_the_schema_holds_for_whole_and_bare_reports(written, toy):
 def test_the_schema_names_every_part_of_metrics(written):
     schema = load_schema()
     assert set(schema["properties"]) == set(schema["required"]) == set(written[1])
+
+
+def test_small_scores_keep_their_order_in_the_table(tmp_path):
+    scores = np.array([[0.99999997, 2e-8, 1e-8], [1e-9, 0.6, 0.4 - 1e-9]])
+    write_predictions(tmp_path / "x.csv", Predictions(["a", "b", "c"], ["1", "2"], np.array([2, 0]), scores))
+    back = read_predictions(tmp_path / "x.csv").scores
+    np.testing.assert_allclose(back, scores, rtol=1e-8)
+    np.testing.assert_array_equal(back.argsort(axis=1), scores.argsort(axis=1))

@@ -68,3 +68,10 @@ def test_inputs_that_are_refused():
         draw_resamples(3, None, resamples=0, seed=0)
     with pytest.raises(ValueError, match="references must hold at least one video, got none"):
         draw_resamples(0, None, resamples=1, seed=0)
+
+
+def test_groups_may_be_an_array():
+    names = np.repeat(np.arange(9), 3)
+    drawn, listed = (draw_resamples(27, groups, resamples=20, seed=0) for groups in (names, names.tolist()))
+    assert drawn.num_groups == 9
+    np.testing.assert_array_equal(drawn.counts, listed.counts)

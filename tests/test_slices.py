@@ -52,6 +52,22 @@ def test_few_numbers_are_values_and_empty_cells_a_part_of_their_own():
     assert {one["value"]: one["num_videos"] for one in light} == {"3.5": 9, "(none)": 1}
 
 
+def test_whole_numbers_name_cameras_and_dates():
+    cameras = [number for number in range(1, 10) for _ in range(6)]
+    found = _measure({"camera": cameras}, [0] * 54, [0] * 54, ["camera"])
+    assert {one["value"]: one["num_videos"] for one in found} == {str(number): 6 for number in range(1, 10)}
+    dates = [20240101, 20240102, 1700000000001, 1700000000002]
+    found = _measure({"date": dates * 5}, [0] * 20, [0] * 20, ["date"])
+    assert {one["value"] for one in found} == {str(date) for date in dates}
+
+
+def test_parts_of_numbers_that_lie_close_together_keep_names_of_their_own():
+    found = _measure({"serial": list(range(1_000_000, 1_000_040))}, [0] * 40, [0] * 40, ["serial"])
+    assert {one["value"]: one["num_videos"] for one in found} == {
+        f"{1_000_000 + first} to {1_000_009 + first}": 10 for first in (0, 10, 20, 30)
+    }
+
+
 def test_the_worst_slice_stands_first_and_has_enough_videos():
     cameras = ["tiny"] * 2 + ["bad"] * 5 + ["good"] * 5
     references = [0, 1, *[0, 1, 0, 1, 0] * 2]

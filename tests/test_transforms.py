@@ -219,6 +219,13 @@ def test_a_settings_round_trip(tmp_path):
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == {"shortest_edge": 64}
 
 
+def test_checkpoints_share_the_processor_of_their_run(tmp_path):
+    settings = PixelSettings(56, 64)
+    settings.save_pretrained(tmp_path)
+    (tmp_path / "checkpoint-7").mkdir()
+    assert PixelSettings.from_pretrained(tmp_path / "checkpoint-7") == settings
+
+
 def test_values_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json; it must say how"):
         PixelSettings.from_pretrained(tmp_path)

@@ -51,11 +51,14 @@ class PixelSettings:
         Raises:
             FileNotFoundError: If it has none.
         """
+        if Path(name).name.startswith("checkpoint-") and not Path(name, "preprocessor_config.json").is_file():
+            name = Path(name).parent  # a run's checkpoints share its processor
         try:
             path = cached_file(str(name), "preprocessor_config.json")
         except OSError as error:
             raise FileNotFoundError(
-                f"{name}: no preprocessor_config.json; it must say how the model's pixels are sized and normalised"
+                f"{name}: no preprocessor_config.json; it must say how the model's pixels are sized and normalised: "
+                "name a run folder, or copy it from the base model"
             ) from error
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 

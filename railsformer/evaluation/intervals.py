@@ -46,6 +46,7 @@ __all__ = [
     "PER_CLASS_FIGURES",
     "bootstrap_intervals",
     "expanded_percentiles",
+    "grouped_ratio_interval",
     "poisson_rate_interval",
     "wilson_interval",
 ]
@@ -147,6 +148,29 @@ def expanded_percentiles(values: np.ndarray, *, level: float, num_units: int) ->
     tail = stats.norm.sf(reach)
     low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
     return [float(low), float(high)]
+
+
+def grouped_ratio_interval(
+    parts: np.ndarray, wholes: np.ndarray, drawn: Resamples, *, level: float = 0.95, least: int = MIN_SUPPORT
+) -> Interval | None:
+    """Interval of a sum over another, such as hits over positives, or false alarms over hours, by whole groups.
+
+    Args:
+        parts: What each video adds above the line, shape (num_videos,).
+        wholes: And below it; at least 0.
+        drawn: Resamples of these videos.
+        level: Share of cases in which the truth shall lie inside.
+        least: Groups that must hold something below the line.
+
+    Returns:
+        Low and high; None with too few groups, or where no resample differs from another.
+    """
+    num_units = len(np.unique(drawn.units[wholes > 0]))
+    if num_units < least:
+        return None
+    above, below = drawn.sums(np.stack([parts, wholes], axis=1).astype(float)).T
+    values = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return None if _without_spread(values) else expanded_percentiles(values[1:], level=level, num_units=num_units)
 
 
 def bootstrap_intervals(

@@ -94,7 +94,8 @@ def find_leaks(
 
     Returns:
         `state` (`clean`, `mixed`, or `unknown` where nothing was found but not everything could be looked for),
-        `num_exact`, `num_near`, `videos` (the first 20 names) and `reason`.
+        `num_exact`, `num_near`, `num_same_group` (videos of a camera or recording of the run's, where another dataset
+        is evaluated), `videos` (the first 20 names) and `reason`.
 
     Raises:
         ValueError: If a file of the run or the audit is damaged.
@@ -218,17 +219,17 @@ def _by_comparison(
     found = {"exact": [names[index] for index in sorted(exact)], "near": [names[index] for index in sorted(near)]}
     if exact or near:
         reason = f"the run saw {len(exact | near)} of {len(rows)} videos, or copies of them, in training or validation"
-        return _verdict("mixed", **found, reason=reason + familiar)
+        return _verdict("mixed", **found, num_same_group=same_group, reason=reason + familiar)
     if looked:
         reason = "no copy of a video that the run saw was found, by bytes and by pictures"
-        return _verdict("clean", reason=reason + familiar)
+        return _verdict("clean", num_same_group=same_group, reason=reason + familiar)
     what = "no file is one that the run saw, but" if hashes is not None else "the run does not list its videos, and"
     why = (
         "pictures were not compared (--leak_check exact)"
         if check == "exact"
         else "the videos of its training are not at hand to compare pictures with"
     )
-    return _verdict("unknown", reason=f"{what} {why}{familiar}")
+    return _verdict("unknown", num_same_group=same_group, reason=f"{what} {why}{familiar}")
 
 
 def _by_pictures(
@@ -280,12 +281,18 @@ def _are_files(rows: datasets.Dataset) -> bool:
 
 
 def _verdict(
-    state: Literal["clean", "mixed", "unknown"], *, exact: Sequence[str] = (), near: Sequence[str] = (), reason: str
+    state: Literal["clean", "mixed", "unknown"],
+    *,
+    exact: Sequence[str] = (),
+    near: Sequence[str] = (),
+    num_same_group: int = 0,
+    reason: str,
 ) -> dict[str, Any]:
     return {
         "state": state,
         "num_exact": len(exact),
         "num_near": len(near),
+        "num_same_group": num_same_group,
         "videos": [*exact, *near][:_NAMED],
         "reason": reason,
     }

@@ -18,7 +18,7 @@ from railsformer.evaluation.report_pages.predictions import Predictions
 from railsformer.evaluation.slices import durations_of, video_columns
 from railsformer.evaluation.views import VideoScores
 
-__all__ = ["MeasuredSplit"]
+__all__ = ["MeasuredSplit", "video_names"]
 
 _FRAMES_OF_MISTAKE = 4
 _FRAME_SHORT_SIDE_PX = 240
@@ -96,8 +96,7 @@ class MeasuredSplit:
     @cached_property
     def videos(self) -> list[str]:
         """File name of each video; its number where it has none."""
-        names = [Path(video["path"] or "").name for video in self.rows["video"]]
-        return [name or f"row {index}" for index, name in enumerate(names)]
+        return video_names(self.rows)
 
     @cached_property
     def files(self) -> list[str]:
@@ -124,7 +123,7 @@ class MeasuredSplit:
 
     def scored(self, probabilities: np.ndarray) -> ScoredSplit:
         """The videos that were read, with these scores, shape (num_read, num_labels)."""
-        return ScoredSplit(probabilities, self.references, self.durations_seconds[self.is_read])
+        return ScoredSplit(probabilities, self.references, self.durations_seconds[self.is_read], self.groups)
 
     def unread(self) -> list[dict[str, str]]:
         """Entries of metrics.json."""
@@ -149,6 +148,12 @@ class MeasuredSplit:
             return None
         start = self.columns.get("start_seconds", [0.0] * len(self.rows))[row] or 0.0
         return Frames(times + start, np.stack([_small(picture) for picture in pictures]))
+
+
+def video_names(rows: datasets.Dataset) -> list[str]:
+    """File name of each video; its number where it has none."""
+    names = [Path(video["path"] or "").name for video in rows["video"]]
+    return [name or f"row {index}" for index, name in enumerate(names)]
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

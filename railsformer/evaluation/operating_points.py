@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from railsformer.evaluation.intervals import poisson_rate_interval, wilson_interval
+from railsformer.evaluation.intervals import grouped_ratio_interval, poisson_rate_interval, wilson_interval
+from railsformer.evaluation.resampling import MIN_GROUPS, Resamples, draw_resamples
 from railsformer.evaluation.score_metrics import check_scores
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 
 _TARGET_FORMS = "recall>=0.9, false_alarms_per_hour<=1 or LABEL:recall>=0.9"
 _TARGET = re.compile(r"(?:(?P<label>.+):)?(?P<figure>recall|false_alarms_per_hour)(?P<sign>>=|<=)(?P<value>[^:<>=]+)")
+_NUM_RESAMPLES = 2000
 _SIGNS = {"recall": ">=", "false_alarms_per_hour": "<="}
 
 
@@ -106,6 +108,7 @@ class ScoredSplit:
         references: True class indices, shape (num_videos,).
         durations_seconds: Length of each video, shape (num_videos,); NaN where unknown: such a video counts in recall
             and precision, and not in false alarms per hour.
+        groups: Camera or recording of each video; None where unknown.
 
     Raises:
         ValueError: If lengths differ, scores are not softmax rows, or a duration is negative or infinite.
@@ -114,6 +117,7 @@ class ScoredSplit:
     scores: np.ndarray
     references: np.ndarray
     durations_seconds: np.ndarray
+    groups: Sequence[object] | None = None
 
     def __post_init__(self) -> None:
         """Check and convert."""
@@ -221,8 +225,9 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
         videos: Of the split.
         label: Class index.
         threshold: Least score that raises the alarm.
-        level: Of the intervals, which take videos as independent: Wilson's (1927) for recall and precision, the exact
-            one for Poisson counts (Garwood 1936) for false alarms per hour.
+        level: Of the intervals. Of at least 8 groups whole ones are drawn, as in `bootstrap_intervals`. With fewer,
+            videos are taken as independent: Wilson's (1927) for recall and precision, the exact one for Poisson counts
+            (Garwood 1936) for false alarms per hour; no interval of a rate is narrower than that.
 
     Returns:
         `recall` (None without positives), `precision` (None without alarms), `false_alarms_per_hour` (None without
@@ -234,6 +239,7 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
     hours = float(videos.durations_seconds[timed].sum()) / 3600
     hits, num_alarms, false_alarms = int((alarms & positives).sum()), int(alarms.sum()), int((alarms & timed).sum())
     num_positives = int(positives.sum())
+    drawn = _whole_groups(videos.groups)
     return {
         "recall": hits / num_positives if num_positives else None,
         "precision": hits / num_alarms if num_alarms else None,
@@ -242,11 +248,41 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
         "num_negatives": len(positives) - num_positives,
         "negative_hours": hours,
         "intervals": {
-            "recall": wilson_interval(hits, num_positives, level=level),
-            "precision": wilson_interval(hits, num_alarms, level=level),
-            "false_alarms_per_hour": poisson_rate_interval(false_alarms, hours, level=level),
+            "recall": _share_interval(alarms & positives, positives, drawn, level=level),
+            "precision": _share_interval(alarms & positives, alarms, drawn, level=level),
+            "false_alarms_per_hour": _rate_interval(
+                alarms & timed, np.where(timed, videos.durations_seconds, 0.0) / 3600, drawn, level=level
+            ),
         },
     }
+
+
+def _whole_groups(groups: Sequence[object] | None) -> Resamples | None:
+    """Resamples of whole groups; None where they are unknown or too few."""
+    if groups is None or len(set(map(str, groups))) < MIN_GROUPS:
+        return None
+    return draw_resamples(len(groups), groups, resamples=_NUM_RESAMPLES, seed=0)
+
+
+def _share_interval(
+    parts: np.ndarray, wholes: np.ndarray, drawn: Resamples | None, *, level: float
+) -> list[float] | None:
+    """Of a share of videos; a group counts as one where all say the same."""
+    part, whole = int(parts.sum()), int(wholes.sum())
+    if drawn is None or not whole:
+        return wilson_interval(part, whole, level=level)
+    num_groups = len(np.unique(drawn.units[wholes]))
+    found = grouped_ratio_interval(parts, wholes, drawn, level=level)
+    return found or wilson_interval(part / whole * num_groups, num_groups, level=level)
+
+
+def _rate_interval(
+    events: np.ndarray, hours: np.ndarray, drawn: Resamples | None, *, level: float
+) -> list[float] | None:
+    """Of events per hour; groups that differ make it wider than chance alone does."""
+    exact = poisson_rate_interval(int(events.sum()), float(hours.sum()), level=level)
+    found = None if drawn is None else grouped_ratio_interval(events, hours, drawn, level=level)
+    return [min(exact[0], found[0]), max(exact[1], found[1])] if exact and found else exact
 
 
 def operating_points_summary(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from railsformer.data.files import whole_file
 from railsformer.evaluation.operating_points import OperatingPoint, Target
 
 __all__ = ["OPERATING_POINTS_NAME", "OperatingPointsFile", "read_operating_points", "write_operating_points"]
@@ -72,12 +73,9 @@ def write_operating_points(
         "dataset_fingerprint": dataset_fingerprint,
     }
     path = Path(folder) / OPERATING_POINTS_NAME
-    partial = path.with_name(f".{OPERATING_POINTS_NAME}.{os.getpid()}.part")
-    try:
+    own = path.with_name(f".{OPERATING_POINTS_NAME}.{os.getpid()}.partial")  # two evaluations may end at once
+    with whole_file(path, partial=own) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -1,20 +1,18 @@
 """Another report on the same videos, to stand beside this one."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
-from railsformer.evaluation.measured_split import MeasuredSplit
+from railsformer.evaluation.measured_split import MeasuredSplit, video_names
 from railsformer.evaluation.pairing import compare_predictions, shared_videos
 from railsformer.evaluation.report_pages.predictions import Predictions, read_predictions
 
-__all__ = ["OtherReport", "compare_reports", "read_other_report"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["OtherReport", "check_shared", "compare_reports", "read_other_report"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,26 @@ def read_other_report(folder: str | Path, *, label_names: Sequence[str]) -> Othe
     references = np.array([place[int(label)] for label in found.references], dtype=np.int64)
     predictions = Predictions(list(label_names), found.videos, references, found.scores[:, order])
     return OtherReport(Path(folder).resolve().name, predictions)
+
+
+def check_shared(other: OtherReport, rows: datasets.Dataset, *, labels: Sequence[str]) -> None:
+    """Refuse a report that cannot be compared before anything is scored.
+
+    Args:
+        other: The other report.
+        rows: The split that will be measured.
+        labels: Of the dataset, in the order of its indices.
+
+    Raises:
+        ValueError: If a name stands twice, they share no video, or disagree on a label.
+    """
+    theirs = other.predictions
+    shared_videos(
+        video_names(rows),
+        [labels[label] for label in rows["label"]],
+        other_names=list(theirs.videos),
+        other_labels=[theirs.label_names[label] for label in theirs.references.tolist()],
+    )
 
 
 def compare_reports(measured: MeasuredSplit, other: OtherReport) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
@@ -41,7 +42,8 @@ def this_process() -> Process:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.distributed.is_initialized():
         return Process(0, 1, accelerator or torch.device("cpu"))
-    state = PartialState(cpu=accelerator is None)
+    # The others wait while the first one looks for copies, draws and writes: hours where footage is long.
+    state = PartialState(cpu=accelerator is None, timeout=timedelta(hours=12))
     return Process(state.process_index, state.num_processes, state.device)
 
 

@@ -20,11 +20,12 @@ from railsformer.evaluation.operating_points import (
     operating_points_summary,
     targets_of_labels,
 )
-from railsformer.evaluation.operating_points_file import write_operating_points
+from railsformer.evaluation.operating_points_file import OPERATING_POINTS_NAME, write_operating_points
 
 __all__ = ["Calibrated", "calibrate", "calibration_note", "is_for_run", "read_targets", "store_operating_points"]
 
 _RUN_FILE = "run.json"
+_CHECKPOINT = "checkpoint-"
 
 
 def read_targets(
@@ -39,21 +40,34 @@ def read_targets(
 
 
 def calibration_note(
-    dataset: VideoDataset, split: str, *, calibration_split: str, frame_order: FrameOrder, recalibrate: bool
+    model: str | Path,
+    dataset: VideoDataset,
+    split: str,
+    *,
+    calibration_split: str,
+    frame_order: FrameOrder,
+    recalibrate: bool,
 ) -> str | None:
     """Why nothing can be fitted on the calibration split; None where it can.
 
     Args:
-        dataset: What is evaluated.
+        model: What is evaluated: on the videos that it was trained on its scores are surer than on others.
+        dataset: What it is evaluated on.
         split: The split that is measured.
         calibration_split: The one to fit on.
         frame_order: Only frames in their order show what the model is used on.
         recalibrate: The fit is what was asked for, so that there is no going without.
 
     Raises:
-        ValueError: If it cannot be fitted, and `recalibrate` asks for it.
+        ValueError: If it cannot be fitted or kept, and `recalibrate` asks for it, no split has that name, or the run's
+            facts are damaged.
     """
-    note = None
+    note, trained_on = None, _trained_on(Path(model))
+    if calibration_split not in (*dataset.splits, "validation"):  # a dataset without validation is no mistake
+        raise ValueError(
+            f"calibration_split must be one of {dataset.name}'s splits ({', '.join(dataset.splits)}), "
+            f"got {calibration_split!r}"
+        )
     if frame_order != "forwards":
         note = (
             f"nothing was fitted: with frame_order {frame_order} the scores are not those that the model is used with"
@@ -62,10 +76,19 @@ def calibration_note(
         note = f"nothing was fitted: {split} is what is measured, and nothing is fitted on that"
     elif len(dataset.splits.get(calibration_split, ())) == 0:
         note = f"nothing was fitted: the dataset has no video in a split {calibration_split!r}"
+    elif calibration_split == "train" and dataset.fingerprint and dataset.fingerprint == trained_on:
+        note = "nothing was fitted: the run was trained on train, where its scores are surer than on other videos"
     if note and recalibrate:
+        fix = (
+            f"name another split with --calibration_split or --split ({dataset.name} has {', '.join(dataset.splits)})"
+            if frame_order == "forwards"
+            else "leave --frame_order out"
+        )
+        raise ValueError(f"--recalibrate: {note}; {fix}")
+    if recalibrate and not _is_writable(Path(model)):
         raise ValueError(
-            f"--recalibrate: {note}; name another split with --calibration_split or --split "
-            f"({dataset.name} has {', '.join(dataset.splits)})"
+            f"--recalibrate: {model} must be a folder that you may write to, since the operating points go into it; "
+            "copy or download the model to one"
         )
     return note
 
@@ -151,27 +174,52 @@ def store_operating_points(calibrated: Calibrated, model: str | Path, *, recalib
     """Write operating_points.json into the run, where it is a local folder and they are meant for it.
 
     What was fitted on another dataset than the run's own replaces nothing unless `recalibrate` asks for it: a look at
-    another camera must not change the thresholds that are in use.
+    another camera must not change the thresholds that are in use. Nor does the run's own dataset replace what
+    `recalibrate` fitted on another.
 
     Returns:
         Whether they were written.
     """
     folder = Path(model)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not _is_writable(folder):
         return False
-    if not recalibrate and not is_for_run(folder, calibrated.dataset_fingerprint):
+    if not recalibrate and not (
+        is_for_run(folder, calibrated.dataset_fingerprint)
+        and _fitted_on(folder) in (None, calibrated.dataset_fingerprint)
+    ):
         return False
     calibrated.write(folder)
     return True
 
 
+def _fitted_on(folder: Path) -> str | None:
+    """Fingerprint of the dataset that the operating points of a folder were fitted on; None where there are none."""
+    try:
+        content = json.loads((folder / OPERATING_POINTS_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content.get("dataset_fingerprint") if isinstance(content, dict) else None
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
 def is_for_run(folder: Path, dataset_fingerprint: str) -> bool:
     """Whether a dataset is the one that a run was trained for; so for a model that does not say."""
-    path = folder / _RUN_FILE
-    if not path.is_file():
-        return True
+    return _trained_on(folder) in (None, dataset_fingerprint)
+
+
+def _trained_on(folder: Path) -> str | None:
+    """Fingerprint of the dataset of a run, or of a checkpoint's; None where it does not say."""
+    home = folder.resolve().parent if folder.name.startswith(_CHECKPOINT) else folder
+    path = next((place / _RUN_FILE for place in (folder, home) if (place / _RUN_FILE).is_file()), None)
+    if path is None:
+        return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); restore it") from error
-    return bool(facts.get("dataset_fingerprint", "") == dataset_fingerprint)
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} is damaged (it holds no object); restore it")
+    return str(facts.get("dataset_fingerprint", ""))

@@ -19,7 +19,7 @@ from railsformer.evaluation.leaks import LeakCheck, find_leaks
 from railsformer.evaluation.measured_split import MeasuredSplit
 from railsformer.evaluation.metrics import VideoClassificationMetrics
 from railsformer.evaluation.mistakes import confident_mistakes, cost_figures, read_costs
-from railsformer.evaluation.other_report import OtherReport, compare_reports, read_other_report
+from railsformer.evaluation.other_report import OtherReport, check_shared, compare_reports, read_other_report
 from railsformer.evaluation.processes import Process, on_main_process, this_process
 from railsformer.evaluation.recalibration import (
     Calibrated,
@@ -119,7 +119,7 @@ def evaluate_model(
     loaded = load_video_dataset(dataset)
     rows = loaded.split(split)
     note = calibration_note(
-        loaded, split, calibration_split=calibration_split, frame_order=frame_order, recalibrate=recalibrate
+        model, loaded, split, calibration_split=calibration_split, frame_order=frame_order, recalibrate=recalibrate
     )
     network = _load_classifier(model).to(process.device)
     label_names = _label_names(network)
@@ -128,6 +128,8 @@ def evaluate_model(
     wanted = read_targets(targets, label_names=label_names, negative_labels=negatives)
     costs = None if cost is None else read_costs(cost, label_names=label_names)
     other = None if compare is None else read_other_report(compare, label_names=label_names)
+    if other:
+        check_shared(other, rows, labels=loaded.labels)
     check_columns(slice_by, rows.column_names)
     views = _Views(
         ClipSampling.from_config(network.config), PixelSettings.from_pretrained(model), num_clips, num_crops, average,

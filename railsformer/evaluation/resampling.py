@@ -33,6 +33,12 @@ class Resamples:
     method: Literal["groups", "clips"]
     num_groups: int
 
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over every resample of what each video adds, (N, K) -> (R, K)."""
+        by_unit = np.zeros((self.counts.shape[1], values.shape[1]))
+        np.add.at(by_unit, self.units, values)
+        return self.counts @ by_unit
+
 
 @dataclass(frozen=True)
 class ResampledFigures:
@@ -65,7 +71,7 @@ def draw_resamples(num_videos: int, groups: Sequence[object] | None, *, resample
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if groups is not None and len(groups) != num_videos:
         raise ValueError(f"groups must be one a video, got {len(groups)} for {num_videos} videos")
-    names, units = np.unique([str(group) for group in groups or []], return_inverse=True)
+    names, units = np.unique([str(group) for group in (() if groups is None else groups)], return_inverse=True)
     by_groups = len(names) >= MIN_GROUPS
     if not by_groups:
         units = np.arange(num_videos)
@@ -121,17 +127,10 @@ def _class_mean(values: np.ndarray) -> np.ndarray:
     return _ratio(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1))
 
 
-def _sums(values: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Sum of what each video adds over every resample: N K -> U K -> R K."""
-    by_unit = np.zeros((resamples.counts.shape[1], values.shape[1]))
-    np.add.at(by_unit, resamples.units, values)
-    return resamples.counts @ by_unit
-
-
 def _confusions(scores: np.ndarray, references: np.ndarray, resamples: Resamples) -> np.ndarray:
     num_labels = scores.shape[1]
     cells = references * num_labels + scores.argmax(axis=1)
-    return _sums(np.eye(num_labels**2)[cells], resamples).reshape(-1, num_labels, num_labels)
+    return resamples.sums(np.eye(num_labels**2)[cells]).reshape(-1, num_labels, num_labels)
 
 
 def _score_sums(scores: np.ndarray, references: np.ndarray, resamples: Resamples) -> dict[str, np.ndarray]:
@@ -143,13 +142,13 @@ def _score_sums(scores: np.ndarray, references: np.ndarray, resamples: Resamples
     columns = {f"top_{k}": rank < k for k in range(2, min(MAX_TOP_K, num_labels - 1) + 1)}
     columns["negative_log_likelihood"] = -np.log(np.maximum(own / scores.sum(axis=1), np.finfo(float).eps))
     columns["brier"] = ((scores - np.eye(num_labels)[references]) ** 2).sum(axis=1)
-    sums = _sums(np.stack(list(columns.values()), axis=1).astype(float), resamples)
+    sums = resamples.sums(np.stack(list(columns.values()), axis=1).astype(float))
     return dict(zip(columns, sums.T, strict=True))
 
 
 def _calibration_errors(scores: np.ndarray, references: np.ndarray, resamples: Resamples) -> np.ndarray:
     gaps = (scores.argmax(axis=1) == references) - scores.max(axis=1)
-    return np.abs(_sums(np.eye(NUM_BINS)[calibration_bins(scores)] * gaps[:, None], resamples)).sum(axis=1)
+    return np.abs(resamples.sums(np.eye(NUM_BINS)[calibration_bins(scores)] * gaps[:, None])).sum(axis=1)
 
 
 def _average_precisions(scores: np.ndarray, references: np.ndarray, resamples: Resamples) -> np.ndarray:

@@ -136,7 +136,8 @@ def measure_slices(
         references: True class indices, shape (num_videos,).
         predictions: Predicted class indices, shape (num_videos,).
         label_names: All labels.
-        names: Columns to cut by; numbers of more than 4 values are cut into 4 parts of equally many videos.
+        names: Columns to cut by; numbers of more than 4 values (whole ones: of more than 20) are cut into 4 parts of
+            equally many videos.
 
     Returns:
         One entry a slice as in metrics.json, by macro F1, the lowest first; those of fewer than LEAST_VIDEOS last.
@@ -183,19 +184,29 @@ def _parts(values: Sequence[Any]) -> list[str]:
     numbers = [value for value in values if not _is_empty(value)]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
         return [_NO_VALUE if _is_empty(value) else str(value) for value in values]
-    if len(set(numbers)) <= _MOST_BINS:
-        return [_NO_VALUE if _is_empty(value) else f"{value:g}" for value in values]
+    whole = all(isinstance(value, int) for value in numbers)  # which may be names: cameras by number, dates
+    if len(set(numbers)) <= (_MOST_VALUES if whole else _MOST_BINS):
+        return [
+            _NO_VALUE if _is_empty(value) else str(value) if isinstance(value, int) else f"{value:.12g}"
+            for value in values
+        ]
     edges = np.unique(np.quantile(numbers, np.arange(1, _MOST_BINS) / _MOST_BINS))
     filled = np.array(numbers, dtype=np.float64)
     bins = np.searchsorted(edges, filled, side="right")
-    names = {}
-    for part in set(bins.tolist()):
-        low, high = filled[bins == part].min(), filled[bins == part].max()
-        names[part] = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    present = set(bins.tolist())
+    for digits in (4, 8, 17):  # as many as tell the parts apart
+        names = {part: _range(filled[bins == part], digits) for part in present}
+        if len(set(names.values())) == len(present):
+            break
     return [
         _NO_VALUE if _is_empty(value) else names[int(np.searchsorted(edges, float(value), side="right"))]
         for value in values
     ]
+
+
+def _range(numbers: np.ndarray, digits: int) -> str:
+    low, high = numbers.min(), numbers.max()
+    return f"{low:.{digits}g}" if low == high else f"{low:.{digits}g} to {high:.{digits}g}"
 
 
 def _is_empty(value: Any) -> bool:

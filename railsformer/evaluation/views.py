@@ -231,7 +231,8 @@ def _joined(parts: Sequence[_Part], clips: ClipDataset, *, average: ViewAverage)
     for part in parts:
         if not np.isfinite(part.scores).all():
             raise ValueError(
-                "the model's scores are not numbers (NaN): its weights are damaged or its training diverged"
+                "the model's scores are not numbers (NaN): its weights are damaged or its training diverged; copy its "
+                "folder again, or train it with a lower learning_rate"
             )
         scores[part.indices], looks[part.indices] = part.scores, part.looks
     lost = {index: one for part in parts for index, one in part.unread.items()}

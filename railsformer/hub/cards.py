@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from railsformer.data.files import whole_file
 from railsformer.hub.card_tables import card_tables, tested_on
 from railsformer.hub.model_index import model_index
 from railsformer.hub.public_metrics import public_metrics
@@ -94,7 +95,8 @@ def write_run_card(
     )
     facts["card_sha256"] = _sha256(card)
     facts["report"] = asdict(KnownReport.at(report_dir)) if report_dir is not None else None
-    facts_file.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole_file(facts_file) as partial:  # without it the run could be neither evaluated nor resumed
+        partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return True
 
 

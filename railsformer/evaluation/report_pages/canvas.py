@@ -14,10 +14,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from railsformer.data.analysis.figures import MUTED, figure_style, png_bytes, printable, shorten
 
-__all__ = ["BLUE", "GREEN", "ORANGE", "RED", "RULE", "SKY", "Canvas", "Drawing", "draw_both", "quiet_axes", "wrapped"]
+__all__ = ["BLUE", "ORANGE", "RED", "RULE", "Canvas", "Drawing", "draw_both", "quiet_axes", "wrapped"]
 
 RULE = "#cfd6dc"
-BLUE, SKY, ORANGE, GREEN, RED = "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#d55e00"  # after Okabe and Ito
+BLUE, ORANGE, RED = "#0072b2", "#e69f00", "#d55e00"  # after Okabe and Ito
 _TITLE_INCHES = {False: 0.8, True: 0.98}  # wide, narrow
 
 

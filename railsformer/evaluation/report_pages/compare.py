@@ -6,8 +6,9 @@ from typing import Any
 from railsformer.evaluation.report_pages.tables import Table
 from railsformer.evaluation.report_pages.words import TOO_FEW, UNKNOWN, counted, decimal, figure_name
 
-__all__ = ["compare_lines", "compare_table"]
+__all__ = ["ERRORS", "compare_lines", "compare_table"]
 
+ERRORS = ("calibration_error", "negative_log_likelihood", "brier")  # figures that are better where they are lower
 _LEVEL = 0.05
 
 
@@ -18,12 +19,14 @@ def compare_lines(compare: Mapping[str, Any]) -> list[str]:
     if not test:
         return [*lines, f"Which of them is right more often: {TOO_FEW}."]
     this, other, chance = test["only_this_right"], test["only_other_right"], test["p_value"]
-    if chance is None or this + other == 0:
+    if chance is None:
         verdict = TOO_FEW
+    elif this + other == 0:
+        verdict = "neither is right more often"
     elif chance < _LEVEL:
         verdict = f"{'this' if this > other else 'the other'} run is right more often, beyond what chance explains"
     else:
-        verdict = "chance alone explains the difference"
+        verdict = "chance alone could explain the difference"
     told = (
         ""
         if chance is None
@@ -42,7 +45,7 @@ def compare_table(compare: Mapping[str, Any]) -> Table:
             decimal(entry["other"]),
             UNKNOWN if entry["difference"] is None else f"{entry['difference']:+.3f}",
             _signed(entry["interval"]),
-            _winner(entry),
+            _winner(name, entry),
         ]
         for name, entry in compare["figures"].items()
     ]
@@ -58,11 +61,11 @@ def _signed(interval: list[float] | None) -> str:
     return TOO_FEW if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
-def _winner(entry: Mapping[str, Any]) -> str:
-    """Which run is better by this figure; an error is better where it is lower, and so the caller gives gains only."""
+def _winner(name: str, entry: Mapping[str, Any]) -> str:
+    """Which run is better by this figure."""
     interval = entry["interval"]
     if interval is None:
         return TOO_FEW
-    if interval[0] > 0:
-        return "this"
-    return "other" if interval[1] < 0 else "not told apart"
+    if interval[0] <= 0 <= interval[1]:
+        return "not told apart"
+    return "this" if (interval[0] > 0) != (name in ERRORS) else "other"

@@ -21,6 +21,7 @@ from railsformer.evaluation.report_pages.canvas import (
     quiet_axes,
     wrapped,
 )
+from railsformer.evaluation.report_pages.compare import ERRORS
 from railsformer.evaluation.report_pages.predictions import Predictions
 from railsformer.evaluation.report_pages.words import decimal, figure_name, of_count, percent, span
 
@@ -323,7 +324,12 @@ def _dot(axes: Axes, place: float, value: float | None, interval: Sequence[float
 
 
 def _known_differences(compare: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {name: entry for name, entry in compare["figures"].items() if entry["difference"] is not None}
+    """Of figures that are better where they are higher, so that one side of the picture is the better one."""
+    return {
+        name: entry
+        for name, entry in compare["figures"].items()
+        if entry["difference"] is not None and name not in ERRORS
+    }
 
 
 def _differences(compare: Mapping[str, Any]) -> Drawing:

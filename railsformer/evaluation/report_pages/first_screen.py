@@ -113,7 +113,10 @@ def _at_threshold(metrics: Mapping[str, Any], label: str) -> Hazard:
     elif kept is False:
         setting += "; not kept here"
     elif kept:
-        setting += "; kept here"
+        worst = {"recall": (intervals["recall"] or [None])[0]}
+        worst["false_alarms_per_hour"] = (intervals["false_alarms_per_hour"] or [None])[-1]
+        sure = target_kept(point["target"], worst)
+        setting += "; kept here" if sure else "; kept here, on too little to be sure of it"
     return _hazard(
         metrics, label, share=here["recall"], count=here["num_positives"], interval=intervals["recall"],
         alarms=(shown, unit, detail), setting=f"{setting}.", kept=False if point["reached"] is False else kept,
@@ -181,7 +184,7 @@ def _alarms(shown: str, each: str) -> str:
 def banners(metrics: Mapping[str, Any]) -> list[Banner]:
     """What must be known before any figure is read, the worst first."""
     protocol = metrics["protocol"]
-    found: list[Banner] = _mixed(metrics)
+    found: list[Banner] = [*_mixed(metrics), *_same_cameras(metrics)]
     kind = protocol["split_kind"]
     if kind.startswith("random"):
         text = f"The split is {kind}. The model may have seen the same camera, even the same minute: split by group."
@@ -206,18 +209,32 @@ def banners(metrics: Mapping[str, Any]) -> list[Banner]:
 def _mixed(metrics: Mapping[str, Any]) -> list[Banner]:
     state = metrics["protocol"]["mixed_splits"]
     if state["state"] == "unknown":
-        text = f"It could not be checked whether the run was trained on these videos: {state['reason']}."
-        return [Banner("beware", "Mixed splits cannot be ruled out.", text.replace("..", "."))]
+        text = f"It could not be checked whether the run was trained on these videos: {state['reason'].rstrip('.')}."
+        return [Banner("beware", "Mixed splits cannot be ruled out.", text)]
     if state["state"] != "mixed":
         return []
     exact, near = state["num_exact"] or 0, state["num_near"] or 0
     total = metrics["num_videos"] + metrics["num_unread"]
+    reason = state["reason"].rstrip(".")
     text = (
-        f"The run was trained on {exact + near} of these {total} videos ({exact} the very same, {near} near copies), "
-        "so every figure below is better than a new camera will be. Do not rely on them. "
-        f"{state['reason'][:1].upper()}{state['reason'][1:]}. First: {listed(state['videos'], most=3)}."
+        f"The run saw {exact + near} of these {total} videos in training or validation ({exact} the very same, {near} "
+        "near copies), so every figure below is better than a new camera will be. Do not rely on them. "
+        f"{reason[:1].upper()}{reason[1:]}. First: {listed(state['videos'], most=3)}."
     )
-    return [Banner("repair", "This report mixes splits.", text.replace("..", "."))]
+    return [Banner("repair", "This report mixes splits.", text)]
+
+
+def _same_cameras(metrics: Mapping[str, Any]) -> list[Banner]:
+    """Other videos of a camera that the run was trained on: no copy, and yet not what a new camera will give."""
+    count = metrics["protocol"]["mixed_splits"].get("num_same_group") or 0
+    if not count:
+        return []
+    videos = counted(metrics["num_videos"] + metrics["num_unread"], "video", "videos")
+    text = (
+        f"{count} of {videos} are of cameras or recordings with the names of those in the run's training or "
+        "validation: these figures say less about a camera that it has not seen."
+    )
+    return [Banner("beware", "The run knows some of these cameras.", text)]
 
 
 def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

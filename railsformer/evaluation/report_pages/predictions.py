@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from railsformer.evaluation.calibration import apply_temperature
+
 __all__ = ["Predictions", "read_predictions", "write_predictions"]
 
 _FIXED = ("video", "label", "prediction")
@@ -53,15 +55,15 @@ class Predictions:
     def scored(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """True class indices and scores of the videos that were read, the scores softened by a temperature."""
         references, scores = self.references[self.is_read], self.scores[self.is_read].astype(np.float64)
-        if temperature == 1.0:
-            return references, scores
-        logits = np.log(np.maximum(scores, np.finfo(np.float64).tiny)) / temperature
-        softened = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return references, softened / softened.sum(axis=1, keepdims=True)
+        return references, scores if temperature == 1.0 else apply_temperature(scores, temperature)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions.csv; the prediction and the scores of a video that was not read are empty."""
+    """Write predictions.csv; the prediction and the scores of a video that was not read are empty.
+
+    Scores have nine digits wherever the point is: rounded to 0, small ones would tie, and their logarithm be lost to
+    those who compare.
+    """
     labels, metadata = predictions.label_names, predictions.metadata
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
@@ -69,7 +71,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         for row, (video, is_read) in enumerate(zip(predictions.videos, predictions.is_read, strict=True)):
             scores = predictions.scores[row]
             guess = labels[int(scores.argmax())] if is_read else ""
-            told = [f"{score:.6f}" for score in scores] if is_read else [""] * len(labels)
+            told = [f"{score:.9g}" for score in scores] if is_read else [""] * len(labels)
             values = [column[row] for column in metadata.values()]
             writer.writerow([video, labels[int(predictions.references[row])], guess, *values, *told])
 
@@ -81,11 +83,15 @@ def read_predictions(path: str | Path) -> Predictions:
         FileNotFoundError: If it is not there.
         ValueError: If it is not a table of predictions.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        head = next(reader, [])
-        rows = list(reader)
-    first_score = next((place for place, name in enumerate(head) if name.startswith(_SCORE)), len(head))
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            head = next(reader, [])
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}); evaluate that model again") from error
+    # The scores stand last: a column of the metadata may begin with the same word.
+    first_score = max((place + 1 for place, name in enumerate(head) if not name.startswith(_SCORE)), default=0)
     labels = [name.removeprefix(_SCORE) for name in head[first_score:]]
     if tuple(head[:3]) != _FIXED or not labels or not all(name.startswith(_SCORE) for name in head[first_score:]):
         raise ValueError(

@@ -63,8 +63,10 @@ def _operating_points(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -
     points = metrics["operating_points"]
     title = "Operating points"
     if not points:
-        line = "No thresholds were set: found means named as the likeliest class."
-        return Section("operating_points", title, [line], drawings)
+        lines = ["No thresholds were set: found means named as the likeliest class."]
+        if note := metrics["protocol"].get("calibration_note"):
+            lines.append(f"{note[:1].upper()}{note[1:]}.")
+        return Section("operating_points", title, lines, drawings)
     lines = [
         f"Thresholds were set on {points['split']} and apply to scores after temperature. A false alarm is a video of "
         "another label at or above the threshold, over the hours of those videos."
@@ -234,7 +236,7 @@ def method(metrics: Mapping[str, Any]) -> list[str]:
     mixed = protocol["mixed_splits"]
     return [
         f"Model {metrics['model']}; {metrics['split']} of {metrics['dataset']}, split {protocol['split_kind']}.",
-        f"Mixed splits: {mixed['state']}; {mixed['reason']}.".replace("..", "."),
+        f"Mixed splits: {mixed['state']}; {mixed['reason'].rstrip('.')}.",
         f"Each video counts once: {clips} x {crops}, {protocol['view_average']} averaged, frames "
         f"{protocol['frame_order']}.",
         _clip_sentence(protocol["sampling"]),
