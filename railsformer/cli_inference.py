@@ -156,13 +156,17 @@ def _check_kind(parsed: argparse.Namespace, *, live: bool) -> None:
 
 
 def _watch_live(parsed: argparse.Namespace, predictor: "Predictor", settings: "WatchSettings") -> None:
+    from railsformer.data.folders import building_folder
     from railsformer.inference.alarms import open_outbox
     from railsformer.inference.event_wishes import event_settings
     from railsformer.inference.stream import ALARMS_NAME, LiveSettings, watch_stream
     from railsformer.inference.timeline import Smoothing
     from railsformer.inference.watch import plan_of, smooth_seconds_of
+    from railsformer.inference.watch_folder import check_live_folder
 
     plan = plan_of(predictor, settings)
+    events = event_settings(predictor, settings.wishes)
+    smoothing = Smoothing(smooth_seconds_of(plan, settings), parsed.smoothing, causal=True)
     live = LiveSettings(
         camera=parsed.camera or "camera",
         heartbeat_seconds=parsed.heartbeat_seconds,
@@ -170,22 +174,22 @@ def _watch_live(parsed: argparse.Namespace, predictor: "Predictor", settings: "W
         max_seconds=parsed.max_seconds,
         start_timeout_seconds=parsed.start_timeout,
     )
-    output_dir = Path(parsed.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    outbox = open_outbox(
-        stdout=sys.stdout, file=output_dir / ALARMS_NAME, webhook=parsed.webhook, command=parsed.alarm_command
-    )
-    summary = watch_stream(  # closes the outbox
-        predictor,
-        parsed.source,
-        plan=plan,
-        events=event_settings(predictor, settings.wishes),
-        smoothing=Smoothing(smooth_seconds_of(plan, settings), parsed.smoothing, causal=True),
-        outbox=outbox,
-        output_dir=output_dir,
-        region=settings.region,
-        settings=live,
-    )
+    output_dir = check_live_folder(Path(parsed.output_dir))
+    with building_folder(output_dir):  # for its lock: two watches would write over each other's events
+        outbox = open_outbox(
+            stdout=sys.stdout, file=output_dir / ALARMS_NAME, webhook=parsed.webhook, command=parsed.alarm_command
+        )
+        summary = watch_stream(  # closes the outbox
+            predictor,
+            parsed.source,
+            plan=plan,
+            events=events,
+            smoothing=smoothing,
+            outbox=outbox,
+            output_dir=output_dir,
+            region=settings.region,
+            settings=live,
+        )
     if summary.exit_code:
         sys.exit(summary.exit_code)
 

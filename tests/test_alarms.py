@@ -24,17 +24,21 @@ class Receiver:
     """A real HTTP server: what it got, and what it answers, answer by answer; the last one for good."""
 
     def __init__(self, *answers, port=0):
-        self.got, self.keys = [], []
+        self.got, self.keys, self.authorizations = [], [], []
         receiver, left = self, list(answers or (200,))
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 answer = left.pop(0) if len(left) > 1 else left[0]
+                answer, location = answer if isinstance(answer, tuple) else (answer, None)
                 if answer == 200:
                     receiver.got.append(json.loads(body))
                     receiver.keys.append(self.headers["Idempotency-Key"])
+                    receiver.authorizations.append(self.headers["Authorization"])
                 self.send_response(answer)
+                if location:
+                    self.send_header("Location", location)
                 self.end_headers()
 
             def log_message(self, *_):
@@ -214,6 +218,7 @@ def test_a_reader_who_left_is_noticed_unless_somebody_else_listens():
             r"--webhook must be an http:// or https:// URL, got ftp://host/x\?\*\*\*$",
         ),
         ({"webhook": "http://"}, "--webhook must be"),
+        ({"webhook": "http://host:port/"}, "--webhook must be"),
         ({"command": "no_such_program_here -x"}, "--alarm_command: there is no program 'no_such_program_here'"),
         ({"command": "sh -c 'x"}, "--alarm_command must be quoted as in a shell"),
         ({"command": ""}, "--alarm_command: there is no program"),
@@ -231,6 +236,7 @@ def test_what_cannot_work_is_refused_at_the_door(ways, words):
         ("http://[::1]:8080/x?token=abc", "http://[::1]:8080/x?***"),
         ("/dev/video0", "/dev/video0"),
         ("udp://239.0.0.1:1234", "udp://239.0.0.1:1234"),
+        ("rtsp://h/user=a_password=pa55_channel=1", "rtsp://h/user=a_password=***_channel=1"),
         ("http://host:notaport/", "a URL that cannot be read"),
     ],
 )
@@ -249,3 +255,29 @@ def test_a_webhook_name_that_cannot_be_resolved_is_tried_again():
     with pytest.raises(Delivery, match="cannot be reached") as error:
         Webhook("http://no-such-host.invalid/", timeout_seconds=2).post(alarm())
     assert error.value.again
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_told_and_not_followed_without_the_message(code):
+    with Receiver() as other, Receiver((code, other.url)) as receiver:
+        with pytest.raises(Delivery, match=rf"answers {code}; give --webhook the address that it leads to") as error:
+            Webhook(receiver.url).post(alarm())
+        assert not error.value.again
+        assert other.got == []
+
+
+def test_a_camera_of_any_name_reaches_the_webhook():
+    with Receiver() as receiver:
+        Webhook(receiver.url).post({"kind": "event_start", "id": "站场 1\n-7", "camera": "站场 1"})
+        assert receiver.got[0]["camera"] == "站场 1"
+        assert receiver.keys == ["%E7%AB%99%E5%9C%BA 1%0A-7"]
+
+
+def test_a_webhook_takes_user_and_password_and_shows_neither():
+    with Receiver() as receiver:
+        webhook = Webhook(receiver.url.replace("http://", "http://yard:p%40ss@"))
+        webhook.post(alarm())
+        assert receiver.authorizations == ["Basic eWFyZDpwQHNz"]
+    with pytest.raises(Delivery) as error:
+        Webhook(f"http://yard:p%40ss@127.0.0.1:{refused_port()}/services/T0/SECRET?key=1").post(alarm())
+    assert not {"yard", "p%40ss", "SECRET", "key"} & set(str(error.value).replace("/", " ").replace(":", " ").split())

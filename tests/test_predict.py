@@ -171,6 +171,22 @@ def test_rows_of_something_else_are_left_alone(run, footage, tmp_path, capsys):
     assert _predict(run, footage, "--output", table, "--format", "table") == 2
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_file_without_a_line_end_is_left_alone(run, footage, tmp_path, suffix, capsys):
+    output = tmp_path / f"mine.{suffix}"
+    output.write_text("one line, no end")
+    assert _predict(run, footage / "a.mp4", "--output", output) == 2
+    assert "holds something else than rows of predictions; name another --output" in capsys.readouterr().err
+    assert output.read_text() == "one line, no end"
+    output.write_text("{" if suffix == "jsonl" else "video,la")  # what a run that was killed at once left
+    assert _predict(run, footage / "a.mp4", "--output", output) == 0
+    assert len(output.read_text().splitlines()) == (1 if suffix == "jsonl" else 2)
+
+
+def test_an_output_that_is_no_file_is_not_read_back(run, footage):
+    assert _predict(run, footage / "a.mp4", "--output", "/dev/null") == 0
+
+
 def test_if_nothing_can_be_read_it_fails_in_one_line(run, footage, capsys):
     assert _predict(run, footage / "broken.mp4", footage / "gone.mp4") == 2
     out, err = capsys.readouterr()

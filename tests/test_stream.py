@@ -342,6 +342,15 @@ def test_the_clock_takes_the_least_delay_for_none_and_tells_lag():
     assert clock.lag_seconds == pytest.approx(2.0, abs=0.01)
 
 
+def test_what_came_before_the_streams_times_leapt_ahead_keeps_its_wall_clock():
+    clock = _StreamClock()
+    clock.see(10.0, 110.0)
+    before = clock.wall_time(9.5)
+    clock.see(3610.0, 111.0)  # an hour ahead, a second later
+    assert clock.wall_time(9.5) == pytest.approx(before, abs=0.5)
+    assert clock.wall_time(3610.0) - before == pytest.approx(1.5, abs=0.5)
+
+
 def test_a_camera_whose_clock_is_slow_does_not_seem_to_lag():
     clock = _StreamClock()
     for second in range(0, 86_400, 60):  # 50 millionths, a day long

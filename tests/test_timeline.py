@@ -112,6 +112,12 @@ def test_windows_with_a_pause_of_up_to_a_stride_follow_each_other() -> None:
     assert spans(find_events(line, settings())) == [("Bucket-Worker", 0.0, 11.0)]
 
 
+def test_a_stride_longer_than_the_window_makes_no_event_longer_than_the_footage() -> None:
+    assert spans(find_events(timeline([0.9], window=2.0, stride=1e9), settings())) == [("Bucket-Worker", 0.0, 2.0)]
+    line = timeline([0, 0.9, 0.9], window=2.0, stride=4.0)
+    assert spans(find_events(line, settings())) == [("Bucket-Worker", 3.0, 10.0)]
+
+
 def test_smoothing_takes_windows_on_both_sides_or_the_past_alone() -> None:
     line = timeline([0, 0, 0.9, 0, 0])
     centred, known = line.smoothed(Smoothing(2.0))

@@ -91,3 +91,5 @@ def test_rendered_shifts_show_what_their_table_says(tmp_path) -> None:
     table.unlink()
     render_toy_shifts(tmp_path, num_workers=1, **how)  # what was rendered stays
     assert (tmp_path / rows[0]["video"]).stat().st_mtime_ns == first
+    with pytest.raises(FileExistsError, match="name another folder"):  # the videos would not show what it tells
+        render_toy_shifts(tmp_path, num_workers=1, **{**how, "duration_seconds": 60})

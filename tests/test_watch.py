@@ -18,6 +18,7 @@ from videos import number_picture, write_video
 
 from railsformer.cli import main
 from railsformer.cli_inference import _thresholds
+from railsformer.data.folders import building_folder
 from railsformer.data.video import VideoDecodeError
 from railsformer.evaluation.operating_points import OperatingPoint
 from railsformer.evaluation.operating_points_file import write_operating_points
@@ -28,7 +29,7 @@ from railsformer.inference.predictor import Predictor
 from railsformer.inference.score_log import ScoredWindow, ScoreLog
 from railsformer.inference.timeline import Smoothing, read_timeline
 from railsformer.inference.watch import WatchSettings, watch_video
-from railsformer.inference.watch_folder import creation_time, parse_start_time
+from railsformer.inference.watch_folder import check_live_folder, creation_time, parse_start_time
 from railsformer.inference.windows import WindowPlan, iterate_windows
 
 SETTINGS = WatchSettings(window_seconds=2.0, stride_seconds=0.5, smooth_seconds=1.0)
@@ -235,6 +236,55 @@ def test_a_folder_of_something_else_is_refused(run: Path, video: Path, watched: 
         watch_video(str(run), video, output_dir=tmp_path / "notes.txt", settings=SETTINGS)
 
 
+def test_names_that_are_no_text_are_refused_before_the_work(run: Path, video: Path, tmp_path) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xff.mp4")
+    odd.write_bytes(video.read_bytes())
+    with pytest.raises(ValueError, match=r"video '.*b.udcff\.mp4' is no UTF-8 text, .*; rename it"):
+        watch_video(str(run), odd, output_dir=tmp_path / "out", settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"camera .* is no UTF-8 text"):
+        WatchSettings(camera=os.fsdecode(b"\xff"))
+
+
+def test_scores_that_are_damaged_are_named_with_what_helps(run: Path, video: Path, tmp_path) -> None:
+    watch_video(str(run), video, output_dir=tmp_path / "out", settings=SETTINGS)
+    scores = tmp_path / "out" / "scores.parquet"
+    scores.write_bytes(scores.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"is no whole timeline .*; run railsformer watch again after removing .*out"):
+        watch_video(str(run), video, output_dir=tmp_path / "out", settings=SETTINGS)
+
+
+def test_clips_of_events_that_are_gone_are_removed_and_the_users_files_stay(run: Path, video: Path, tmp_path) -> None:
+    def clips(wishes: EventWishes) -> set[str]:
+        settings = WatchSettings(window_seconds=2.0, wishes=wishes, clips=True)
+        watch_video(str(run), video, output_dir=tmp_path / "out", settings=settings)
+        return {path.name for path in (tmp_path / "out" / "clips").iterdir()}
+
+    assert clips(EventWishes({"fall": 0.01, "intrusion": 1.0})) == {"001_fall_00h00m00s.mp4"}
+    (tmp_path / "out" / "clips" / "mine.mp4").write_bytes(b"")
+    assert clips(EventWishes({"fall": 1.0, "intrusion": 0.01})) == {"001_intrusion_00h00m00s.mp4", "mine.mp4"}
+
+
+def test_a_live_watch_leaves_the_folder_of_a_recording_alone(run: Path, watched: Path, tmp_path, capsys) -> None:
+    before = (watched / "events.json").read_bytes()
+    words = ["watch", "udp://127.0.0.1:9", "--model", str(run), "--start_timeout", "1", "--output_dir"]
+    assert main([*words, str(watched)]) == 2
+    assert "holds the watch of a recording; name another folder" in capsys.readouterr().err
+    assert (watched / "events.json").read_bytes() == before
+    parts = tmp_path / "half" / ".railsformer-building" / "parts"
+    parts.mkdir(parents=True)
+    (parts / "scores.jsonl").write_text("hours of work")
+    assert main([*words, str(tmp_path / "half")]) == 2
+    assert (parts / "scores.jsonl").exists()
+
+
+def test_two_live_watches_in_one_folder_are_refused(run: Path, tmp_path, capsys) -> None:
+    words = ["watch", "udp://127.0.0.1:9", "--model", str(run), "--start_timeout", "1"]
+    with building_folder(check_live_folder(tmp_path / "live")):
+        assert main([*words, "--output_dir", str(tmp_path / "live")]) == 2
+    assert "is being written by another process" in capsys.readouterr().err
+
+
 def test_bad_videos_are_named(run: Path, video: Path, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"lasts 12\.00 s, less than half a window of 60 s"):
         watch_video(str(run), video, output_dir=tmp_path / "a", settings=WatchSettings(window_seconds=60.0))
@@ -302,6 +352,7 @@ def test_the_verbs_go_from_a_video_to_the_quality_of_its_events(run: Path, video
         (["--min_dwell_seconds", "-1"], "min_dwell_seconds must be 0 or more, got -1"),
         (["--threshold", "flood=0.5"], "--threshold flood is for a label that is no hazard"),
         (["--start_time", "noon"], "--start_time must be ISO 8601"),
+        (["--start_time", "9999-12-31T23:59:59"], "--start_time must lie in 1990 to 9000"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--webhook", "http://127.0.0.1:1/"], "--webhook has no meaning for a recording"),
         (["--region", "absent.json"], "absent.json"),

@@ -6,6 +6,7 @@ somebody strolls far off. A hazard lasts as long as its motion: standing still i
 """
 
 import csv
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from railsformer.data.yard_scene import Actor, Keyframe, Scene, draw_frames, enc
 __all__ = ["Motion", "Shift", "plan_shift", "render_toy_shifts"]
 
 COLUMNS = ("video", "label", "start_seconds", "end_seconds", "direction", "camera")
+_PLAN_NAME = "shifts.json"
 _LONGEST_SECONDS = 24 * 3600.0  # to draw a shift
 _MOTION_SECONDS = (2.8, 3.1)  # as in a clip of the toy yard, without its rests
 _REST_SECONDS = (12.0, 40.0)  # at the hazard's place, at least
@@ -118,6 +120,7 @@ def render_toy_shifts(
         The path of `truth.csv`.
 
     Raises:
+        FileExistsError: If the folder holds shifts of other arguments.
         OSError: If a shift cannot be drawn or written.
         ValueError: If num_shifts < 1 or the hazards do not fit into a shift.
     """
@@ -126,7 +129,10 @@ def render_toy_shifts(
     how: dict[str, Any] = {"duration_seconds": duration_seconds, "hazards": hazards, "fps": fps}
     plan_shift(seed, index=0, **how)  # says what is wrong before processes do
     root = Path(output_dir)
+    _check_same_plan(root / _PLAN_NAME, {"seed": seed, **how})
     (root / "videos").mkdir(parents=True, exist_ok=True)
+    with whole_file(root / _PLAN_NAME) as partial:
+        partial.write_text(json.dumps({"seed": seed, **how}) + "\n", encoding="utf-8")
     finished = run_isolated(
         f"{__name__}:render_shift",
         [[index, str(root), seed, how] for index in range(num_shifts)],
@@ -144,6 +150,12 @@ def render_toy_shifts(
         writer.writeheader()
         writer.writerows(row for shift in rows for row in shift)
     return table
+
+
+def _check_same_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Videos that are there are kept, so the table would tell of other motions than they show."""
+    if path.is_file() and (earlier := json.loads(path.read_text(encoding="utf-8"))) != plan:
+        raise FileExistsError(f"{path.parent} holds shifts of {earlier}, not of {plan}; name another folder")
 
 
 def render_shift(task: tuple[int, str, int, dict[str, Any]]) -> list[dict[str, object]]:

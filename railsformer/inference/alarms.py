@@ -4,12 +4,14 @@ Each way out has a thread and a bounded queue of its own. Where the queue is ful
 `Outbox.counts` says how many went out, failed or were dropped, and every heartbeat repeats it.
 """
 
+import base64
 import contextlib
 import json
 import logging
 import os
 import queue
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -248,10 +250,24 @@ class Webhook:
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            good = False
+        if not good:
             raise ValueError(f"--webhook must be an http:// or https:// URL, got {without_secrets(url)}")
-        self.url, self.timeout_seconds = url, timeout_seconds
+        self.url, self.timeout_seconds = (
+            urllib.parse.urlunsplit(parts._replace(netloc=_host_of(parts))),
+            timeout_seconds,
+        )
+        # The path of many a webhook is its secret.
+        self.name = f"{parts.scheme}://{_host_of(parts)}" + ("/***" if parts.path.strip("/") or parts.query else "")
+        self._headers = {"Content-Type": "application/json"}
+        if parts.username is not None:
+            words = (urllib.parse.unquote(word or "") for word in (parts.username, parts.password))
+            self._headers["Authorization"] = "Basic " + base64.b64encode(":".join(words).encode()).decode()
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Post one message.
@@ -259,17 +275,26 @@ class Webhook:
         Raises:
             Delivery: If it is not taken; to be tried again unless the receiver says that it is wrong itself.
         """
-        headers = {"Content-Type": "application/json", "Idempotency-Key": str(message.get("id", ""))}
+        # A header holds no letters beyond Latin-1, a camera's name may.
+        headers = {**self._headers, "Idempotency-Key": urllib.parse.quote(str(message.get("id", "")), safe=" ")}
         request = urllib.request.Request(self.url, json.dumps(message).encode(), headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_seconds):
+            with self._opener.open(request, timeout=self.timeout_seconds):
                 pass
         except urllib.error.HTTPError as error:
             again = error.code >= 500 or error.code in (408, 425, 429)
-            raise Delivery(f"{without_secrets(self.url)} answers {error.code}", again=again) from None
+            moved = "; give --webhook the address that it leads to" if 300 <= error.code < 400 else ""
+            raise Delivery(f"{self.name} answers {error.code}{moved}", again=again) from None
         except Exception as error:  # http.client and ssl have errors of many kinds; none may end the thread
             reason = getattr(error, "reason", None) or error or type(error).__name__
-            raise Delivery(f"{without_secrets(self.url)} cannot be reached ({reason})", again=True) from None
+            raise Delivery(f"{self.name} cannot be reached ({reason})", again=True) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: urllib would follow it with a GET, and the message would be lost without a word."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class Command:
@@ -330,7 +355,14 @@ def without_secrets(url: str) -> str:
     user = "***@" if "@" in parts.netloc else ""
     host = f"[{host}]" if ":" in host else host
     query = "?***" if parts.query else ""
-    return f"{parts.scheme}://{user}{host}{port}{parts.path}{query}"
+    # Some cameras take the password in the path: /user=admin_password=..._channel=1
+    path = re.sub(r"(?i)(passw(?:or)?d|pwd|token|secret)=[^&;/_]*", r"\1=***", parts.path)
+    return f"{parts.scheme}://{user}{host}{port}{path}{query}"
+
+
+def _host_of(parts: urllib.parse.SplitResult) -> str:
+    """Host and port of a URL, without user and password."""
+    return parts.netloc.rpartition("@")[2]
 
 
 class _LineFile:

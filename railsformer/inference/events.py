@@ -202,7 +202,7 @@ class _LabelEvents:
         changes: list[tuple[str, Event]] = []
         span = self._event if self._growing else self._run
         if span:
-            span.end = max(span.end, span.window_end)
+            span.end = span.window_end  # also where half a stride reaches further than half a window
             changes += self._raise_alarm(span.window_end)
         self._run, self._growing = None, False
         return changes + self._settle(now)

@@ -44,6 +44,7 @@ _PROTOCOLS = "rtsp,rtp,rtcp,srtp,udp,tcp,tls,http,https,httpproxy,crypto,srt,rtm
 _UNTIMED_FORMATS = ("h264", "hevc", "m4v", "mjpeg", "mpjpeg", "mpegvideo", "h263", "obu")
 _DRIFT = 2e-4  # how much faster than a camera's clock ours may run; quartz is ten times better
 _KEPT_SOURCE_EVENTS = 32
+_LEAP_SECONDS, _KEPT_LEAPS = 2.0, 64
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,9 @@ class _StreamClock:
     lag_seconds: float = 0.0
     _offset: float | None = None  # monotonic time of second 0
     _seen: float = 0.0
+    _seen_seconds: float = 0.0
+    # Where the stream's own times leapt ahead: until which second the offset before that held.
+    _earlier: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_KEPT_LEAPS))
     _fresh: bool = True
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -309,6 +313,9 @@ class _StreamClock:
         """The picture at `seconds` has just come."""
         with self._lock:
             offset = now - seconds
+            if self._offset is not None and offset < self._offset - _LEAP_SECONDS:
+                self._earlier.append(((self._seen_seconds + seconds) / 2, self._offset))
+            self._seen_seconds = seconds
             if self._offset is None or self._fresh:
                 self._offset, self._fresh = offset, False
             else:
@@ -323,7 +330,10 @@ class _StreamClock:
     def wall_time(self, seconds: float) -> float | None:
         """Seconds since 1970 of a second of the stream; None before the first picture."""
         with self._lock:
-            return None if self._offset is None else time.time() - time.monotonic() + self._offset + seconds
+            if self._offset is None:
+                return None
+            offset = next((before for until, before in self._earlier if seconds < until), self._offset)
+            return time.time() - time.monotonic() + offset + seconds
 
 
 class _Stopped(Exception):

@@ -25,6 +25,7 @@ __all__ = ["cut_event_clips", "write_annotated_video"]
 
 _PAPER, _TRACK, _WHITE, _PALE = "#1b2733", "#3d4b58", "#ffffff", "#c3ccd4"
 _MAX_BARS = 6
+_CLIP_NAME = re.compile(r"\d{3,}_[\w-]+_\d{2,}h\d\dm\d\ds\.mp4")
 _ANNOTATED_CRF, _CLIP_CRF = 23, 20
 
 
@@ -108,7 +109,8 @@ def cut_event_clips(
 
     Args:
         video: The source.
-        folder: Where the clips go, made if absent: `001_Fall_00h01m23s.mp4`. Finished ones of the same event are kept.
+        folder: Where the clips go, made if absent: `001_Fall_00h01m23s.mp4`. Finished ones of the same event are kept;
+            those of events that are not there any more are removed.
         events: Entries of events.json.
         margin_seconds: Footage before and after each event.
         salvage: Skip what is damaged, and bring pictures of another size to that of the first.
@@ -134,6 +136,9 @@ def cut_event_clips(
         clips.append(encode_part(video, clip, start_seconds=start, end_seconds=end, crf=_CLIP_CRF, salvage=salvage))
         if on_progress:
             on_progress(number)
+    for path in folder.glob("*.mp4"):  # other thresholds, other events
+        if path not in clips and _CLIP_NAME.fullmatch(path.name):
+            path.unlink()
     return clips
 
 

@@ -237,10 +237,13 @@ class RowWriter:
 
     def _go_on(self, path: Path) -> bool:
         """Read which videos have a row, and cut off a last half line; whether the file has begun."""
-        if not path.exists():
+        if not path.is_file():  # none yet, or a device or pipe, which cannot be read back
             return False
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
+        begin = (_csv_line(self._columns) if self._format == "csv" else '{"video": ').encode(errors="surrogateescape")
+        if not (whole or content.startswith(begin) or begin.startswith(content)):
+            raise ValueError(f"{path} holds something else than rows of predictions; name another --output")
         lines = list(io.StringIO(whole.decode("utf-8", errors="surrogateescape"), newline="\n"))
         rows = self._read_csv(path, lines) if self._format == "csv" else self._read_json(path, lines)
         for number, row in enumerate(rows, start=1):

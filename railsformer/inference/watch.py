@@ -5,6 +5,7 @@ command with other thresholds finds its events in the scores that are there.
 """
 
 import json
+import logging
 import math
 import queue
 import threading
@@ -36,7 +37,14 @@ from railsformer.inference.timeline import (
     unbroken_pieces,
     write_timeline,
 )
-from railsformer.inference.watch_folder import WATCH_NAME, check_watch_folder, creation_time, watch_request, write_json
+from railsformer.inference.watch_folder import (
+    WATCH_NAME,
+    check_text,
+    check_watch_folder,
+    creation_time,
+    watch_request,
+    write_json,
+)
 from railsformer.inference.windows import Window, WindowPlan, iterate_windows
 
 if TYPE_CHECKING:
@@ -50,6 +58,7 @@ __all__ = [
     "watch_video",
 ]
 
+_log = logging.getLogger(__name__)
 _LOG_NAME = "scores.jsonl"
 _VERSION = 1
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s of footage [{elapsed}<{remaining}{postfix}]"
@@ -90,6 +99,7 @@ class WatchSettings:
         """Check the values that nobody else checks."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_text("camera", self.camera or "", "give another name")
 
 
 @dataclass(frozen=True)
@@ -222,7 +232,11 @@ def _timeline(
     """The scores that are there, or those that are made now."""
     if (folder / WATCH_NAME).is_file() and (folder / SCORES_NAME).is_file():
         earlier = json.loads((folder / WATCH_NAME).read_text(encoding="utf-8"))["source_events"]
-        return read_timeline(folder), [SourceEvent(**event) for event in earlier], _Work()
+        try:
+            timeline = read_timeline(folder)
+        except ValueError as error:
+            raise ValueError(f"{error} after removing {folder}") from error
+        return timeline, [SourceEvent(**event) for event in earlier], _Work()
     log = ScoreLog.open(parts / _LOG_NAME, request)
     work = _Work()
     try:
@@ -424,6 +438,9 @@ def _write_pages(
         model=timeline.model,
         **shown,
     )
+    for name, wanted in (("annotated.mp4", settings.annotate), ("clips", settings.clips)):
+        if not wanted and (folder / name).exists():
+            _log.warning("%s is of an earlier command, and may show other events than this one found", folder / name)
     if settings.annotate:
         write_annotated_video(video, folder / "annotated.mp4", **shown)
     if settings.clips:

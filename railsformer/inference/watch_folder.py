@@ -17,10 +17,20 @@ if TYPE_CHECKING:
     from railsformer.inference.regions import Region
     from railsformer.inference.windows import WindowPlan
 
-__all__ = ["WATCH_NAME", "check_watch_folder", "creation_time", "parse_start_time", "watch_request", "write_json"]
+__all__ = [
+    "WATCH_NAME",
+    "check_live_folder",
+    "check_text",
+    "check_watch_folder",
+    "creation_time",
+    "parse_start_time",
+    "watch_request",
+    "write_json",
+]
 
 WATCH_NAME = "watch.json"
 BUILDING = ".railsformer-building"  # what `building_folder` keeps while a watch is not finished
+_LATEST_YEAR = 9000
 _EARLIEST_YEAR = 1990  # clocks that were never set say 1904 or 1970
 
 
@@ -32,6 +42,8 @@ def watch_request(predictor: "Predictor", video: Path, plan: "WindowPlan", regio
         raise VideoDecodeError(
             video, f"it cannot be opened ({error.strerror}); correct the name", "missing"
         ) from error
+    check_text("video", str(video.resolve()), "rename it")
+    check_text("model", predictor.name, "rename its folder")
     weights = [Path(predictor.name) / name for name in ("model.safetensors", "config.json")]
     return {
         "video": str(video.resolve()),
@@ -71,6 +83,28 @@ def check_watch_folder(folder: Path, request: Mapping[str, Any]) -> Path:
     return folder
 
 
+def check_live_folder(folder: Path) -> Path:
+    """Make the folder of a live watch; its files may be there, those of a recording may not."""
+    recorded = folder / WATCH_NAME
+    parts = folder / BUILDING / "parts"
+    if recorded.exists() or (parts.is_dir() and any(parts.iterdir())):
+        raise FileExistsError(f"output_dir {folder} holds the watch of a recording; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_text(name: str, value: str, fix: str) -> None:
+    """Refuse bytes that are no text before the work, not when they are to be written after it.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} {value!r} is no UTF-8 text, which the results could not name; {fix}") from None
+
+
 def parse_start_time(text: str) -> datetime:
     """Read an ISO 8601 wall clock.
 
@@ -78,9 +112,12 @@ def parse_start_time(text: str) -> datetime:
         ValueError: If it is none.
     """
     try:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"--start_time must be ISO 8601 such as 2026-03-01T06:30:00+01:00, got {text!r}") from None
+    if not _EARLIEST_YEAR <= moment.year <= _LATEST_YEAR:  # times of events are counted on from it
+        raise ValueError(f"--start_time must lie in {_EARLIEST_YEAR} to {_LATEST_YEAR}, got {text!r}")
+    return moment
 
 
 def creation_time(video: str | Path) -> datetime | None:
@@ -95,7 +132,7 @@ def creation_time(video: str | Path) -> datetime | None:
             moment = datetime.fromisoformat(text) if text else None
         except ValueError:
             continue
-        if moment and moment.year >= _EARLIEST_YEAR:
+        if moment and _EARLIEST_YEAR <= moment.year <= _LATEST_YEAR:
             return moment
     return None
 

@@ -5,6 +5,7 @@ evaluation clip of that segment: the same instants and pixels as if it had been 
 """
 
 import json
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from railsformer.inference.pictures import Picture, SourceEvent, decode_pictures
 from railsformer.inference.regions import Region
 
 __all__ = ["Picture", "SourceEvent", "Window", "WindowCutter", "WindowPlan", "decode_pictures", "iterate_windows"]
+
+logger = logging.getLogger(__name__)
 
 # A window with less footage than this share of it is not shown to the network: it would mostly be a still.
 _LEAST_SHARE = 0.5
@@ -89,7 +92,14 @@ class WindowPlan:
                 f"{name} samples whole videos (clip_sampling segments) and does not tell how long its training videos "
                 f"were; give --window_seconds"
             )
-        return cls(window_seconds, window_seconds / 2 if stride_seconds is None else stride_seconds, max_gap_seconds)
+        plan = cls(window_seconds, window_seconds / 2 if stride_seconds is None else stride_seconds, max_gap_seconds)
+        if plan.stride_seconds > plan.window_seconds + TOLERANCE_SECONDS:
+            logger.warning(
+                "stride_seconds %g is longer than window_seconds %g: the footage between windows is not looked at",
+                plan.stride_seconds,
+                plan.window_seconds,
+            )
+        return plan
 
 
 @dataclass(frozen=True)
