@@ -89,6 +89,12 @@ def written(model, built, tmp_path_factory):
     return evaluate_model(model, dataset=built, output_dir=folder, num_workers=0)
 
 
+def test_thresholds_of_other_views_than_those_of_predict_stay_in_the_report(model, built, tmp_path):
+    done = evaluate_model(model, dataset=built, output_dir=tmp_path / "out", num_clips=2, num_workers=0)
+    assert not done.stored_in_run
+    assert (done.output_dir / "operating_points.json").is_file()
+
+
 def test_what_is_written(written, model):
     names = {path.name for path in written.output_dir.iterdir()}
     assert {"metrics.json", "predictions.csv", "report.md", "report.html", "operating_points.json"} <= names

@@ -160,7 +160,9 @@ def evaluate_model(
         figures, rows_of_mistakes = _figures(measured, calibrated, slice_by=slice_by, costs=costs, other=other)
         report = EvaluationReport(folder, {"version": METRICS_VERSION, **figures, **facts})
         _write(report, measured, calibrated, rows_of_mistakes)
-        stored = calibrated is not None and store_operating_points(calibrated, model, recalibrate=recalibrate)
+        # Thresholds of scores that predict and watch do not make, of several views, stay in the report.
+        usual = recalibrate or (num_clips, num_crops, average) == (1, 1, "probabilities")
+        stored = bool(usual and calibrated and store_operating_points(calibrated, model, recalibrate=recalibrate))
         return replace(report, stored_in_run=stored)
 
     return on_main_process(write)
