@@ -9,11 +9,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked import start, until
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from railsformer.data.folders import DiskFullError
 from railsformer.training import trainer
@@ -204,27 +203,36 @@ def test_of_two_processes_both_end_where_the_disk_of_one_fills(short, yard_datas
     assert [path.name for path in checkpoints_of(run_dir)] == ["checkpoint-2"]
 
 
+_WRITES_WITHOUT_ROOM = """
+import resource, sys
+import numpy as np, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from railsformer.training.run_folder import why_no_room
+
+folder = Path(sys.argv[1])
+big = torch.zeros(100_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+for write in (
+    lambda: save_file({"a": big}, folder / "a.safetensors"),
+    lambda: torch.save({"a": big}, folder / "a.pt"),
+    lambda: np.save((folder / "a.npy").open("wb"), big.numpy()),
+    lambda: (folder / "a.txt").write_text("a" * 9000),
+):
+    try:
+        write()
+    except Exception as error:
+        print(why_no_room(error))
+"""
+
+
 def test_libraries_say_no_room_in_words_of_their_own(tmp_path):
     """In a process of its own: a limit on files cannot be taken back."""
-    reader, writer = os.pipe()
-    if not (child := os.fork()):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
-        big, told = torch.zeros(100_000), []
-        for write in (
-            lambda: save_file({"a": big}, tmp_path / "a.safetensors"),
-            lambda: torch.save({"a": big}, tmp_path / "a.pt"),
-            lambda: np.save((tmp_path / "a.npy").open("wb"), big.numpy()),
-            lambda: (tmp_path / "a.txt").write_text("a" * 9000),
-        ):
-            try:
-                write()
-            except Exception as error:
-                told.append(why_no_room(error))
-        os.write(writer, repr(told).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
+    done = subprocess.run(
+        [sys.executable, "-c", _WRITES_WITHOUT_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
     words = ["File too large", "a write was cut short", "a write was cut short", "File too large"]
-    assert os.read(reader, 1000).decode() == repr(words)
+    assert done.stdout.splitlines() == words, done.stderr
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), RuntimeError("shape mismatch"), ValueError("no space")])
