@@ -270,7 +270,7 @@ def test_bad_tables_are_named(tmp_path) -> None:
     (tmp_path / "truth.csv").write_bytes(b"video,label,start_seconds,end_seconds\n\xff\xfe,a,1,2\n")
     with pytest.raises(ValueError, match="is no CSV table in UTF-8"):
         read_true_events(tmp_path / "truth.csv")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no such table of true events; --events names a CSV with video"):
         read_true_events(tmp_path / "absent.csv")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         read_true_events(tmp_path)

@@ -109,6 +109,9 @@ def read_true_events(path: str | Path) -> list[TrueEvent]:
             return [_true_event(row, f"{path}, line {reader.line_num}") for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from error
+    except FileNotFoundError:
+        columns = ", ".join(_COLUMNS)
+        raise FileNotFoundError(f"{path}: no such table of true events; --events names a CSV with {columns}") from None
     except IsADirectoryError:
         raise FileNotFoundError(f"{path} is a folder; name the CSV table of true events") from None
 
