@@ -340,14 +340,19 @@ def _train(argv: Sequence[str]) -> None:
 
         print(plan_memory(settings, confirm=True).table())
         return
-    from accelerate import PartialState
-
+    from railsformer.evaluation.processes import end_processes
     from railsformer.hub.cards import write_run_card
+    from railsformer.training.stopping import EXIT_TERMINATED, RunTerminatedError
     from railsformer.training.trainer import train
 
-    summary = train(settings)
-    # gloo's threads must end before the interpreter does, or C++ aborts a process that has finished its work
-    PartialState().destroy_process_group()
+    terminated = False
+    try:
+        summary = train(settings)
+    except RunTerminatedError:  # let go of before the processes part: its traceback holds the model
+        terminated = True
+    end_processes()
+    if terminated:
+        raise SystemExit(EXIT_TERMINATED)
     if not summary.is_main_process:
         return
     write_run_card(summary.run_dir)

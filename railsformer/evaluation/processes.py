@@ -1,5 +1,6 @@
-"""One evaluation over the processes of a launch: who am I, what did the others find, who writes."""
+"""The processes of a launch: who am I, what did the others find, who writes, and how they part."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +83,13 @@ def on_main_process(action: Callable[[], Result]) -> Result:
 
 
 def end_processes() -> None:
-    """Part from the other processes: gloo's threads must end before the interpreter does, or C++ aborts it."""
+    """Part from the other processes, once their work is done. Every process must call it.
+
+    gloo's threads must end before the interpreter does: one that lets go of its last tensor while Python finalises
+    aborts a process that has finished its work. They end with the last reference to their group, and a wrapped model
+    holds one in a cycle, so cycles are collected first.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        gc.collect()
         PartialState().destroy_process_group()

@@ -4,16 +4,17 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TypeVar
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from railsformer.data.folders import NO_ROOM, DiskFullError, check_output_dir
+from railsformer.evaluation.processes import on_main_process
 from railsformer.training.resume import checkpoints_of, newest_whole_checkpoint
 
 if sys.platform != "win32":
@@ -25,7 +26,6 @@ __all__ = [
     "RUNNING_FILE",
     "claimed_folder",
     "disk_full",
-    "on_main_process",
     "saving",
     "why_no_room",
 ]
@@ -130,20 +130,6 @@ def disk_full(run_dir: Path, what: str, reason: str) -> DiskFullError:
     return DiskFullError(
         f"output_dir {run_dir}: no room on its disk for {what} ({reason}); free some space and {advice}"
     )
-
-
-def on_main_process(action: Callable[[], Result]) -> Result:
-    """Do something in the first process; all of them have its result, or raise its error."""
-    outcome: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            outcome[0] = action()
-        except (OSError, ValueError) as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return cast(Result, outcome[0])
 
 
 def _check(run_dir: Path, *, resume: bool) -> None:

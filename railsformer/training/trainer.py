@@ -25,6 +25,7 @@ from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.leaks import write_training_videos
+from railsformer.evaluation.processes import on_main_process
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, Settings
 from railsformer.training.bad_clips import LostClips
@@ -42,7 +43,6 @@ from railsformer.training.run_folder import (
     FACTS_FILE,
     claimed_folder,
     disk_full,
-    on_main_process,
     saving,
     why_no_room,
 )
