@@ -34,8 +34,12 @@ MIB = 2**20
 
 
 def stitch(videos: Path, rows: Sequence[dict[str, str]], target: Path, *, seconds: float) -> Path:
-    """Encode clips one after the other, again from the first where they do not suffice; returns the table of truth."""
-    truth, shown = [], 0
+    """Encode clips one after the other, again from the first where they do not suffice; returns the table of truth.
+
+    Neighbours of one label are one event.
+    """
+    truth: list[tuple[str, float, float]] = []
+    shown = 0
     partial = target.with_suffix(".part")
     with av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryfast"})
@@ -48,7 +52,9 @@ def stitch(videos: Path, rows: Sequence[dict[str, str]], target: Path, *, second
                     container.mux(stream.encode(picture))
                     shown += 1
                 if row["label"] != NEGATIVE and shown / FPS > start:
-                    truth.append((target.name, row["label"], f"{start:.3f}", f"{shown / FPS:.3f}"))
+                    if truth and (truth[-1][0], truth[-1][2]) == (row["label"], start):
+                        start = truth.pop()[1]
+                    truth.append((row["label"], start, shown / FPS))
                 if shown >= seconds * FPS:
                     break
             if shown == before:
@@ -57,7 +63,9 @@ def stitch(videos: Path, rows: Sequence[dict[str, str]], target: Path, *, second
     partial.rename(target)
     table = target.with_suffix(".truth.csv")
     with table.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("video", "label", "start_seconds", "end_seconds"), *truth])
+        writer = csv.writer(file)
+        writer.writerow(("video", "label", "start_seconds", "end_seconds"))
+        writer.writerows((target.name, label, f"{start:.3f}", f"{end:.3f}") for label, start, end in truth)
     return table
 
 

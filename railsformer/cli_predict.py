@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +83,11 @@ def run_predict(parsed: argparse.Namespace) -> None:
     if len(todo) < len(videos):
         logger.info("%d of %d videos have a row in %s already", len(videos) - len(todo), len(videos), parsed.output)
     first_error = ""
+    before = signal.getsignal(signal.SIGTERM)
+    is_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
     try:
+        if is_main_thread:  # so that SIGTERM, too, passes through here and what is half done is removed
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         for one in predict_videos(
             predictor,
             todo,
@@ -96,6 +102,8 @@ def run_predict(parsed: argparse.Namespace) -> None:
             results[one.video] = one.error is None
             first_error = first_error or (f"{one.video}: {one.error}" if one.error else "")
     finally:
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, before)
         writer.close()
     num_bad = sum(not results[video] for video in videos)
     if num_bad == len(videos):

@@ -1,9 +1,11 @@
+import ast
 import contextlib
 import http.server
 import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -281,3 +283,29 @@ def test_a_webhook_takes_user_and_password_and_shows_neither():
     with pytest.raises(Delivery) as error:
         Webhook(f"http://yard:p%40ss@127.0.0.1:{refused_port()}/services/T0/SECRET?key=1").post(alarm())
     assert not {"yard", "p%40ss", "SECRET", "key"} & set(str(error.value).replace("/", " ").replace(":", " ").split())
+
+
+def test_a_process_whose_output_nobody_reads_ends_all_the_same():
+    script = (
+        "import sys\n"
+        "from railsformer.inference.alarms import open_outbox\n"
+        "with open_outbox(stdout=sys.stdout, close_seconds=0.5) as outbox:\n"
+        "    for number in range(200):\n"
+        "        outbox.send({'kind': 'state', 'id': number, 'text': 2000 * 'x'})\n"
+        "print(outbox.counts(), file=sys.stderr)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.wait(timeout=60) == 0  # nobody has read a byte
+        whole, _, torn = process.stdout.read().rpartition("\n")
+        assert [json.loads(line)["id"] for line in whole.splitlines()] == list(range(len(whole.splitlines())))
+        counts = ast.literal_eval(process.stderr.read().splitlines()[-1])["stdout"]
+        assert counts["sent"] == len(whole.splitlines())
+        assert counts["sent"] + counts["failed"] + counts["dropped"] == 200
+        assert counts["failed"] <= 1  # the one in hand, of which a part may be out
+        assert len(torn) < 2100
+    finally:
+        process.kill()
+        process.communicate()

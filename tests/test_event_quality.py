@@ -96,6 +96,11 @@ def test_an_alarm_of_another_label_is_false() -> None:
     assert figures["overall"]["hours"] == 1.0
 
 
+def test_a_true_event_that_was_not_watched_takes_no_time_from_the_watch() -> None:
+    figures = fall([event(100, 110)], [true(3500, 3650), true(7200, 7260)])  # an hour was watched
+    assert figures["hours"] == pytest.approx((3600 - 100) / 3600)
+
+
 def test_videos_are_kept_apart_and_added_up() -> None:
     one = watched([event(10, 20)], [], video="a.mp4")
     two = watched([], [true(10, 20, video="b.mp4")], video="b.mp4", seconds=7200)

@@ -17,7 +17,7 @@ from videos import write_video
 from railsformer.cli import main
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
-from railsformer.inference.predict import find_videos, predict_videos
+from railsformer.inference.predict import RowWriter, find_videos, predict_videos
 from railsformer.inference.predictor import Predictor
 from railsformer.inference.regions import Region
 from railsformer.inference.views import Viewing, read_many
@@ -153,6 +153,28 @@ def test_a_killed_run_goes_on(run, footage, tmp_path):
     assert [Path(row["video"]).name for row in _rows(output.read_text())] == [
         f"{number:02}.mp4" for number in range(60)
     ]
+
+
+@pytest.mark.slow
+def test_a_terminated_run_leaves_whole_rows_and_no_scratch(run, footage, tmp_path):
+    output, scratch, many = tmp_path / "rows.jsonl", tmp_path / "scratch", tmp_path / "many"
+    scratch.mkdir()
+    many.mkdir()
+    for number in range(60):
+        os.link(footage / "a.mp4", many / f"{number:02}.mp4")
+    command = [sys.executable, "-m", "railsformer.cli", "predict", "--model", str(run), "--batch_size", "1"]
+    command += ["--output", str(output), str(many)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        while process.poll() is None and (not output.exists() or output.stat().st_size < 1000):
+            time.sleep(0.01)
+        assert [path.name for path in scratch.glob("railsformer-*")]
+        with pytest.raises(FileExistsError, match="being written by another process"):
+            RowWriter("jsonl", Predictor.from_pretrained(run), views="1x1", output=output, stream=sys.stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    assert not list(scratch.glob("railsformer-*"))
+    assert all(json.loads(line)["error"] is None for line in output.read_text().splitlines())
 
 
 def test_rows_of_something_else_are_left_alone(run, footage, tmp_path, capsys):

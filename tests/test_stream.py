@@ -185,6 +185,8 @@ def test_a_stream_that_is_black_from_the_start_is_blind(predictor, tmp_path, sta
 @slow
 def test_a_pipe_ends_the_watch_with_its_open_event(predictor, tmp_path, started):
     sender, reader = write_stream([("idle", 1.5), ("hazard", 1.5)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "events.json").write_text("of an earlier watch")
     watch = watching(predictor, "-", tmp_path / "out", stdin=reader)
     started += [watch, sender]
     os.close(reader)
@@ -192,6 +194,8 @@ def test_a_pipe_ends_the_watch_with_its_open_event(predictor, tmp_path, started)
     assert len(watch.of("event_start")) == len(watch.of("event_end")) == 1
     assert watch.messages[-1]["reason"] == "the stream ended"
     assert len(json.loads((tmp_path / "out" / "events.json").read_text())["events"]) == 1
+    (earlier,) = (tmp_path / "out").glob("events-*.json")
+    assert earlier.read_text() == "of an earlier watch"
 
 
 @slow

@@ -13,7 +13,7 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["NO_ROOM", "DiskFullError", "building_folder", "check_output_dir", "whole_folder"]
+__all__ = ["NO_ROOM", "DiskFullError", "building_folder", "check_output_dir", "try_lock", "whole_folder"]
 
 _PREFIX = ".railsformer-"
 _BUILDING = ".railsformer-building"
@@ -66,7 +66,7 @@ def building_folder(output_dir: str | Path) -> Iterator[Path]:
     parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
-        if sys.platform != "win32" and not _try_lock(lock):
+        if sys.platform != "win32" and not try_lock(lock):
             raise FileExistsError(
                 f"output_dir {output_dir} is being written by another process; wait for it or name another folder"
             )
@@ -103,7 +103,7 @@ def whole_folder(output_dir: str | Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home))
     try:
         with (scratch / "lock.new").open("w") as lock:
-            _try_lock(lock)
+            try_lock(lock)
             (scratch / "lock.new").rename(scratch / "lock")
             whole = scratch / "whole"
             whole.mkdir()
@@ -148,14 +148,14 @@ def _clear_abandoned(home: Path) -> None:
     for lock in home.glob(f"{_PREFIX}*/lock"):
         try:
             with lock.open("r+") as file:
-                abandoned = _try_lock(file)
+                abandoned = try_lock(file)
         except OSError:  # somebody else's, or gone this moment
             continue
         if abandoned:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _try_lock(file: IO[str]) -> bool:
+def try_lock(file: IO[str]) -> bool:
     """Lock an open file until it is closed or the process ends; False where it is locked, or cannot be."""
     if sys.platform == "win32":
         return False

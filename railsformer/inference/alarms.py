@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _QUEUE_MESSAGES = 256
 _CLOSE_SECONDS = 5.0
+_POLL_MILLISECONDS = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Route:
         tries: How often one message is tried.
         backoff: Waits between tries.
         capacity: Messages that may wait.
+        no_more_waits: Set when the route is closed and its time is over.
     """
 
     def __init__(
@@ -83,13 +86,14 @@ class Route:
         tries: int = 1,
         backoff: Backoff | None = None,
         capacity: int = _QUEUE_MESSAGES,
+        no_more_waits: threading.Event | None = None,
     ) -> None:
         self.name, self.kinds, self.tries = name, kinds, tries
         self.sent = self.failed = self.dropped = 0
         self.closed_by_reader = False
         self._deliver, self._backoff = deliver, backoff or Backoff()
         self._waiting: queue.Queue[Mapping[str, Any] | None] = queue.Queue(capacity)
-        self._no_more_waits = threading.Event()
+        self._no_more_waits = no_more_waits or threading.Event()
         self._warned = False
         self._thread = threading.Thread(target=self._run, name=f"alarms to {name}", daemon=True)
         self._thread.start()
@@ -130,6 +134,8 @@ class Route:
                 if not self._warned:  # once; how many is in every heartbeat
                     logger.warning("alarms to %s: %s", self.name, error)
                 self._warned = True
+            if self._no_more_waits.is_set():
+                return
 
     def _try(self, message: Mapping[str, Any]) -> None:
         for attempt in range(1, self.tries + 1):
@@ -229,7 +235,8 @@ def open_outbox(
     if file is not None:
         routes.append(Route("file", _LineFile(Path(file)).write, kinds=kinds))
     if stdout is not None:
-        routes.append(Route("stdout", lambda message: _write_line(stdout, message)))
+        no_more_waits = threading.Event()
+        routes.append(Route("stdout", _LineStream(stdout, no_more_waits).write, no_more_waits=no_more_waits))
     if sender is not None:
         posted = (*kinds, "heartbeat") if heartbeats_to_webhook else kinds
         routes.append(Route("webhook", sender.post, kinds=posted, tries=tries, backoff=backoff))
@@ -389,11 +396,39 @@ class _LineFile:
         self._torn = False
 
 
-def _write_line(stream: TextIO, message: Mapping[str, Any]) -> None:
-    try:
-        stream.write(json.dumps(message) + "\n")
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: it was closed
-        raise Delivery(f"it cannot be written ({error})", again=False) from None
+class _LineStream:
+    """JSON lines to a stream. Where its reader is slow, no write waits for longer than the outbox has time.
+
+    A pipe is written past Python's own buffer: a thread that blocks in it holds a lock that the interpreter waits for
+    when it ends, for as long as nobody reads.
+    """
+
+    def __init__(self, stream: TextIO, no_more_waits: threading.Event) -> None:
+        self.stream, self._no_more_waits = stream, no_more_waits
+        self._number: int | None = None
+        if hasattr(select, "poll"):
+            with contextlib.suppress(OSError, ValueError):  # it has none: it is not of the system
+                self._number = stream.fileno()
+                stream.flush()
+
+    def write(self, message: Mapping[str, Any]) -> None:
+        line = json.dumps(message) + "\n"
+        try:
+            if self._number is not None and not self.stream.closed:
+                self._write_bytes(self._number, line.encode())
+                return
+            self.stream.write(line)
+            self.stream.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            raise Delivery(f"it cannot be written ({error})", again=False) from None
+
+    def _write_bytes(self, number: int, data: bytes) -> None:
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        while data:
+            if poll.poll(_POLL_MILLISECONDS):  # then a pipe takes PIPE_BUF bytes without waiting
+                data = data[os.write(number, data[: select.PIPE_BUF]) :]
+            elif self._no_more_waits.is_set():
+                raise Delivery("nobody reads it", again=False)

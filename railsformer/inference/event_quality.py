@@ -184,8 +184,8 @@ def measure_events(
     per_label, pairings = {}, {}
     for label in hazards:
         pairings[label] = [_pair(video, label, tolerance_seconds) for video in videos]
-        busy = sum(_covered(pairing.truth) for pairing in pairings[label])
-        figures = _figures(pairings[label], max(0.0, watched - busy), level=level)
+        quiet = sum(_quiet_seconds(*both) for both in zip(videos, pairings[label], strict=True))
+        figures = _figures(pairings[label], quiet, level=level)
         per_label[label] = figures | {"average_precision": _precisions(videos, label)}
     overall = _figures([pairing for label in hazards for pairing in pairings[label]], watched, level=level)
     overall["average_precision"] = _mean_precisions([figures["average_precision"] for figures in per_label.values()])
@@ -269,15 +269,23 @@ def _figures(pairings: Sequence[_Pairing], seconds: float, *, level: float) -> d
 
 def _outside(pairing: _Pairing) -> float:
     """Seconds in alarm outside true events."""
-    return _covered((*pairing.alarms, *pairing.truth)) - _covered(pairing.truth)
+    truth = [(event.start_seconds, event.end_seconds) for event in pairing.truth]
+    alarms = [(event.start_seconds, event.end_seconds) for event in pairing.alarms]
+    return _covered([*alarms, *truth]) - _covered(truth)
 
 
-def _covered(events: Sequence[Event | TrueEvent]) -> float:
-    """Seconds that lie in any of the events."""
+def _quiet_seconds(video: WatchedVideo, pairing: _Pairing) -> float:
+    """Seconds that were watched outside true events."""
+    truth = [(event.start_seconds, event.end_seconds) for event in pairing.truth]
+    return _covered([*video.prepared.timeline.watched_spans, *truth]) - _covered(truth)
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds that lie in any of the spans."""
     total, reached = 0.0, -math.inf
-    for event in sorted(events, key=lambda event: event.start_seconds):
-        total += max(0.0, event.end_seconds - max(event.start_seconds, reached))
-        reached = max(reached, event.end_seconds)
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
     return total
 
 
@@ -322,21 +330,19 @@ def sweep_events(
     for label in hazards:
         own = settings.on.get(label)
         share = settings.off_of(label) / own if own else 0.8
+        quiet: float | None = None  # the same at all points
         for dwell in sorted({*dwells_seconds, settings.min_dwell_seconds}):
             for on in sorted({*thresholds, *([own] if own else [])}):
                 tried = EventSettings({label: on}, {label: share * on}, dwell, settings.merge_gap_seconds)
                 pairings = [_pair(video.with_events(tried), label, tolerance_seconds) for video in videos]
+                if quiet is None:
+                    quiet = sum(_quiet_seconds(*both) for both in zip(videos, pairings, strict=True))
                 chosen = own == on and dwell == settings.min_dwell_seconds
-                rows.append(_sweep_row(label, on, dwell, pairings, videos, chosen))
+                rows.append(_sweep_row(label, on, dwell, _figures(pairings, quiet, level=0.95), chosen))
     return rows
 
 
-def _sweep_row(
-    label: str, on: float, dwell: float, pairings: Sequence[_Pairing], videos: Sequence[WatchedVideo], chosen: bool
-) -> dict[str, Any]:
-    watched = sum(video.prepared.timeline.watched_seconds for video in videos)
-    busy = sum(_covered(pairing.truth) for pairing in pairings)
-    figures = _figures(pairings, max(0.0, watched - busy), level=0.95)
+def _sweep_row(label: str, on: float, dwell: float, figures: Mapping[str, Any], chosen: bool) -> dict[str, Any]:
     recall, rate = (figures["intervals"][name] or (None, None) for name in ("recall", "false_alarms_per_hour"))
     return {
         "label": label,

@@ -5,6 +5,7 @@ import glob
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import IO, Any, Literal
 
 from tqdm.auto import tqdm
 
+from railsformer.data.folders import try_lock
 from railsformer.data.segments import READ_SUFFIXES
 from railsformer.inference.predictor import Prediction, Predictor, check_top_k
 from railsformer.inference.regions import Region
@@ -154,6 +156,7 @@ class RowWriter:
         stream: Where rows go without a file.
 
     Raises:
+        FileExistsError: If another process is writing the file.
         ValueError: If the file holds something else than rows of this model and these views.
     """
 
@@ -178,10 +181,17 @@ class RowWriter:
         self._file: IO[str] | None = None
         begun = False
         if output is not None:
-            begun = self._go_on(Path(output))
             self._file = self._stream = open(  # noqa: SIM115  # closed by `close`
                 output, "a", encoding="utf-8", newline="", errors="surrogateescape"
             )
+            if Path(output).is_file() and sys.platform != "win32" and not try_lock(self._file):
+                self._file.close()
+                raise FileExistsError(f"{output} is being written by another process; wait for it or name another")
+            try:
+                begun = self._go_on(Path(output))
+            except ValueError:
+                self._file.close()
+                raise
         if row_format != "jsonl" and not begun:
             self._write(self._head())
 

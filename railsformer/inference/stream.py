@@ -34,7 +34,7 @@ from railsformer.data.files import whole_file
 from railsformer.data.transforms import PixelSettings
 from railsformer.inference.alarms import Outbox
 from railsformer.inference.blindness import BlindnessSettings, BlindReason
-from railsformer.inference.events import Event, EventChange, EventSettings, OnlineEvents, write_events
+from railsformer.inference.events import EVENTS_NAME, Event, EventChange, EventSettings, OnlineEvents, write_events
 from railsformer.inference.live_source import LiveWindow, ReaderSettings, StreamReader, is_live
 from railsformer.inference.predictor import Predictor
 from railsformer.inference.regions import Region
@@ -286,7 +286,11 @@ class _Watch:
     def write_events(
         self, folder: Path, plan: WindowPlan, settings: EventSettings, smoothing: Smoothing | None
     ) -> None:
-        """events.json and events.csv of the whole watch."""
+        """events.json and events.csv of the whole watch; those of an earlier one are kept under their time."""
+        for path in (folder / EVENTS_NAME, (folder / EVENTS_NAME).with_suffix(".csv")):
+            if path.is_file():
+                ended = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
+                path.replace(path.with_stem(f"{path.stem}-{ended}"))
         # A live watch keeps no scores: there is no end to them.
         empty = Timeline(
             labels=self._predictor.labels,

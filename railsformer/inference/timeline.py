@@ -116,13 +116,20 @@ class Timeline:
         return ~np.isnan(self.scores).any(axis=1)
 
     @property
+    def watched_spans(self) -> list[tuple[float, float]]:
+        """Stretches of the footage, start and end in seconds, that lie in scored windows; in order, apart."""
+        spans: list[tuple[float, float]] = []
+        for start, end in zip(self.start_seconds[self.scored], self.end_seconds[self.scored], strict=True):
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(spans[-1][1], float(end)))
+            else:
+                spans.append((float(start), float(end)))
+        return spans
+
+    @property
     def watched_seconds(self) -> float:
         """Length of the footage that lies in a scored window, each second once."""
-        total, reached = 0.0, -math.inf
-        for start, end in zip(self.start_seconds[self.scored], self.end_seconds[self.scored], strict=True):
-            total += max(0.0, end - max(start, reached))
-            reached = max(reached, end)
-        return float(total)
+        return sum(end - start for start, end in self.watched_spans)
 
     def wall_clock(self, seconds: float) -> str | None:
         """Wall clock of a second of the video, ISO 8601 with milliseconds; None where unknown."""

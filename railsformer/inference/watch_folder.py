@@ -44,13 +44,14 @@ def watch_request(predictor: "Predictor", video: Path, plan: "WindowPlan", regio
         ) from error
     check_text("video", str(video.resolve()), "rename it")
     check_text("model", predictor.name, "rename its folder")
-    weights = [Path(predictor.name) / name for name in ("model.safetensors", "config.json")]
+    names = ("*.safetensors", "*.onnx", "config.json", "preprocessor_config.json")
+    parts = sorted(path for name in names for path in Path(predictor.name).glob(name))
     return {
         "video": str(video.resolve()),
         "video_bytes": facts.st_size,
         "video_changed": facts.st_mtime_ns,
         "model": predictor.name,
-        "model_changed": [path.stat().st_mtime_ns for path in weights if path.is_file()],
+        "model_changed": {path.name: path.stat().st_mtime_ns for path in parts},
         "temperature": predictor.temperature,
         "dtype": str(predictor.model.dtype),
         "window_seconds": plan.window_seconds,
