@@ -15,7 +15,7 @@ import random
 import shutil
 from pathlib import Path
 
-from watching import stitch
+from watching import NEGATIVE, stitch
 
 import railsformer.cli
 from railsformer.data.video import VideoDecodeError, iterate_frames
@@ -34,6 +34,8 @@ def measure(fold: Path, rows: list[dict[str, str]], videos: Path, output: Path, 
     model = output / "model"
     if not model.is_dir():  # the points go into the run's folder: into a copy, not into the benchmark's
         shutil.copytree(fold / f"seed-{seed}" / "run", model, ignore=shutil.ignore_patterns("checkpoint-*"))
+        config = json.loads((model / "config.json").read_text(encoding="utf-8")) | {"negative_labels": [NEGATIVE]}
+        (model / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not (output / "report").is_dir():
         words: list[str | Path] = ["--model", model, "--dataset", fold / "dataset", "--output_dir", output / "report"]
         run("evaluate", *words, "--target", target)
