@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from railsformer.cli_evaluate import add_evaluate, quiet_transformers, run_evaluate
+from railsformer.cli_explain import add_explain, run_explain
+from railsformer.cli_export import add_export, run_export
 from railsformer.cli_inference import (
     EVENTS_VERB,
     add_evaluate_events,
@@ -129,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate_events(verbs, run=_evaluate_events)
     add_predict(verbs, run=run_predict)
     add_watch(verbs, run=_watch)
+    add_explain(verbs, run=_explain)
+    add_export(verbs, run=_export)
     _add_convert(verbs)
     _add_push(verbs)
     _add_demo(verbs)
@@ -383,9 +387,17 @@ def _evaluate_events(parsed: argparse.Namespace) -> None:
     print(run_evaluate_events(parsed))
 
 
+def _export(parsed: argparse.Namespace) -> None:
+    print(run_export(parsed))
+
+
 def _watch(parsed: argparse.Namespace) -> None:
     if text := run_watch(parsed):
         print(text)
+
+
+def _explain(parsed: argparse.Namespace) -> None:
+    print(run_explain(parsed))
 
 
 def _convert(parsed: argparse.Namespace) -> None:

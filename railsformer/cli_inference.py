@@ -42,6 +42,12 @@ def add_watch(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argpar
     watch.add_argument("--stride_seconds", type=float, help="from window to window (default: half a window)")
     watch.add_argument("--region", help="what is looked at: JSON polygons of relative corners, or a PNG mask")
     watch.add_argument("--camera", help="name of the camera, for the events")
+    watch.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx runs what `railsformer export` wrote, with onnxruntime (default: torch)",
+    )
     watch.add_argument("--device", help="device of the network (default: a GPU if there is one)")
     watch.add_argument("--batch_size", type=int, default=8, help="windows a forward pass (default: 8)")
     _add_events(watch)
@@ -49,6 +55,11 @@ def add_watch(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argpar
     recorded.add_argument("--start_time", help="wall clock of the first picture, ISO 8601 (default: the file's own)")
     recorded.add_argument("--clips", action="store_true", help="cut one clip an event")
     recorded.add_argument("--annotate", action="store_true", help="write the video with scores and events burnt in")
+    recorded.add_argument(
+        "--no_blindness",
+        action="store_true",
+        help="score black, covered and frozen stretches like any other (default: they are told, and not scored)",
+    )
     live = watch.add_argument_group("live sources")
     live.add_argument("--webhook", metavar="URL", help="send each alarm there, too")
     live.add_argument("--alarm_command", metavar="COMMAND", help="run this for each alarm, which it gets on its stdin")
@@ -138,7 +149,9 @@ def run_watch(parsed: argparse.Namespace) -> str:
     quiet_transformers()
     settings = _watch_settings(parsed)
     _check_kind(parsed, live=is_live(parsed.source))
-    predictor = Predictor.from_pretrained(parsed.model, device=parsed.device, batch_size=parsed.batch_size)
+    predictor = Predictor.from_pretrained(
+        parsed.model, device=parsed.device, batch_size=parsed.batch_size, backend=parsed.backend
+    )
     if is_live(parsed.source):
         _watch_live(parsed, predictor, settings)
         return ""
@@ -149,7 +162,9 @@ def run_watch(parsed: argparse.Namespace) -> str:
 def _check_kind(parsed: argparse.Namespace, *, live: bool) -> None:
     """Refuse flags that mean nothing for this kind of source, rather than ignore them."""
     streamed = ("webhook", "alarm_command", "keep_pictures", "max_seconds")
-    kind, others = ("live source", ("start_time", "clips", "annotate")) if live else ("recording", streamed)
+    kind, others = (
+        ("live source", ("start_time", "clips", "annotate", "no_blindness")) if live else ("recording", streamed)
+    )
     for name in others:
         if getattr(parsed, name):
             raise ValueError(f"--{name} has no meaning for a {kind} such as {parsed.source}; leave it out")
@@ -217,6 +232,7 @@ def _watch_settings(parsed: argparse.Namespace) -> "WatchSettings":
         clips=parsed.clips,
         annotate=parsed.annotate,
         batch_size=parsed.batch_size,
+        blindness=not parsed.no_blindness,
     )
 
 
@@ -237,7 +253,7 @@ def _thresholds(words: list[str]) -> dict[str | None, float]:
 
 def _watch_text(summary: "WatchSummary") -> str:
     watched = summary.timeline.watched_seconds
-    lines = []
+    lines = _blind_lines(summary)
     for event in summary.events:
         clock = f"  {event.start_time}" if event.start_time else ""
         lines.append(
@@ -251,6 +267,18 @@ def _watch_text(summary: "WatchSummary") -> str:
     lines.append(f"{len(summary.events)} events in {_clock(watched)} of footage{speed}")
     lines.append(f"timeline: {summary.output_dir / 'timeline.html'}")
     return "\n".join(lines)
+
+
+def _blind_lines(summary: "WatchSummary") -> list[str]:
+    """How long the camera was blind, if it was."""
+    from railsformer.inference.blind_stretches import blind_seconds
+
+    seconds = blind_seconds(summary.blind)
+    if not seconds:
+        return []
+    reasons = ", ".join(f"{reason} {_clock(value)}" for reason, value in seconds.items())
+    scored = "; what it saw when moved is scored" if "moved" in seconds else ""
+    return [f"the camera was blind for {_clock(sum(seconds.values()))} ({reasons}){scored}"]
 
 
 def _clock(seconds: float) -> str:

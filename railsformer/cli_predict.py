@@ -50,6 +50,12 @@ def add_predict(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argp
         help="look at this part of the picture only: JSON polygons in shares of width and height (file or text), or a "
         "PNG in which white is looked at",
     )
+    predict.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx runs what `railsformer export` wrote, with onnxruntime (default: torch)",
+    )
     predict.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... (default: the accelerator where there is one)")
     predict.add_argument("--batch_size", type=int, default=8, help="clips x crops a forward pass (default: 8)")
     predict.add_argument(
@@ -71,7 +77,9 @@ def run_predict(parsed: argparse.Namespace) -> None:
     quiet_transformers()
     videos = find_videos(parsed.paths, listed=sys.stdin)
     region = None if parsed.region is None else Region.read(parsed.region)
-    predictor = Predictor.from_pretrained(parsed.model, device=parsed.device, batch_size=parsed.batch_size)
+    predictor = Predictor.from_pretrained(
+        parsed.model, device=parsed.device, batch_size=parsed.batch_size, backend=parsed.backend
+    )
     views = f"{parsed.num_clips}x{parsed.num_crops}" + (f" {parsed.region}" if parsed.region else "")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file name need not be text

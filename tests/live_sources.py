@@ -3,11 +3,14 @@
 The scene is a still yard with the noise of a sensor; in a `hazard` a bright square lies in it.
 """
 
+import base64
+import contextlib
 import json
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 import traceback
@@ -244,6 +247,36 @@ def serve(plans: Sequence[Sequence[tuple[str, float]]], *, http: bool = False, *
     return process, port
 
 
+def serve_rtsp(
+    plan: Sequence[tuple[str, float]],
+    *,
+    port: int,
+    transport: str = "tcp",
+    user: str = "",
+    path: str = "/live",
+    **how: Any,
+) -> Process:
+    """Serve H.264 over RTSP as a camera does, one watcher after the other, the plan again and again.
+
+    Args:
+        plan: Of (kind, seconds).
+        port: On the loopback.
+        transport: The only one that it knows: `tcp` (interleaved) or `udp`.
+        user: `name:password` that it asks for.
+        path: The only one that it has; others are not found.
+        how: Of the sender.
+    """
+
+    def work() -> None:
+        with socket.create_server(("127.0.0.1", port)) as server:
+            while True:
+                connection, _ = server.accept()
+                with connection, contextlib.suppress(OSError):
+                    _RtspSession(connection, transport=transport, user=user, path=path).serve(plan, **how)
+
+    return Process(work)
+
+
 def write_stream(plan: Sequence[tuple[str, float]], **how: Any) -> tuple[Process, int]:
     """Write a plan in real time to a pipe; the process and the end to read from."""
     reader, writer = os.pipe()
@@ -272,13 +305,21 @@ class _Sender:
     """Sends in real time. `gap` leaves time out, `stall` waits too; `large` and `slow` change size and rate."""
 
     def __init__(self, container: Any, *, fps: int = 25, gop: int = 10) -> None:
-        self._container, self._fps, self._gop = container, fps, gop
+        self._fps, self._gop = fps, gop
         self._size, self._ticks, self._index = (WIDTH, HEIGHT), 0, 0
-        self._stream = container.add_stream("libx264", rate=fps)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        self._stream.time_base = CLOCK
+        self._begin(container)
         self._coder = _coder(self._size, fps, gop)
         self._began = time.monotonic()
+
+    def _begin(self, container: Any) -> None:
+        self._container = container
+        self._stream = container.add_stream("libx264", rate=self._fps)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        self._stream.time_base = CLOCK
+
+    def _mux(self, packet: av.Packet) -> None:
+        packet.stream = self._stream
+        self._container.mux(packet)
 
     def send(self, plan: Sequence[tuple[str, float]]) -> None:
         for kind, seconds in plan:
@@ -300,9 +341,123 @@ class _Sender:
         frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
         frame.pts, frame.time_base = self._ticks, CLOCK
         for packet in self._coder.encode(frame):
-            packet.stream = self._stream
-            self._container.mux(packet)
+            self._mux(packet)
         self._ticks, self._index = self._ticks + 90_000 // self._fps, self._index + 1
+
+
+class _RtspSession:
+    """One connection of an RTSP server (RFC 2326), with RTP (RFC 3550) of H.264 (RFC 6184) in it or beside it."""
+
+    def __init__(self, connection: socket.socket, *, transport: str, user: str, path: str) -> None:
+        self._connection, self._transport, self._path = connection, transport, path
+        self._login = "Basic " + base64.b64encode(user.encode()).decode() if user else ""
+        self._data, self._playing = b"", False
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind(("127.0.0.1", 0))
+        self._client: tuple[str, int] | None = None
+
+    def serve(self, plan: Sequence[tuple[str, float]], **how: Any) -> None:
+        with self._udp:
+            while not self._playing:
+                if not self.answer(wait=True):
+                    return
+            sender = _RtpSender(self, **how)
+            while True:
+                sender.send(plan)
+
+    def answer(self, *, wait: bool = False) -> bool:
+        """Answer what was asked; False where nothing was."""
+        if not wait and not select.select([self._connection], [], [], 0)[0] and b"\r\n\r\n" not in self._data:
+            return False
+        while b"\r\n\r\n" not in self._data:
+            received = self._connection.recv(65536)
+            if not received:
+                raise ConnectionResetError
+            self._data += received
+            while len(self._data) >= 4 and self._data[0:1] == b"$":  # what the watcher reports of packets
+                size = 4 + int.from_bytes(self._data[2:4], "big")
+                if len(self._data) < size:
+                    break
+                self._data = self._data[size:]
+            if not wait and b"\r\n\r\n" not in self._data:
+                return False
+        head, _, self._data = self._data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        method, address, _ = first.split(" ")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self._respond(method, address, fields)
+        return True
+
+    def _respond(self, method: str, address: str, fields: dict[str, str]) -> None:
+        status, more, body = "200 OK", [], ""
+        if method == "TEARDOWN":
+            self._reply(status, fields)
+            raise ConnectionResetError
+        if self._login and method != "OPTIONS" and fields.get("authorization") != self._login:
+            status, more = "401 Unauthorized", ['WWW-Authenticate: Basic realm="yard"']
+        elif method == "OPTIONS":
+            more = ["Public: OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, TEARDOWN"]
+        elif not address.partition("://")[2].partition("/")[2].startswith(self._path[1:]):
+            status = "404 Not Found"
+        elif method == "DESCRIBE":
+            body = (
+                "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=yard\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
+                "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track1\r\n"
+            )
+            more = [f"Content-Base: {address}/", "Content-Type: application/sdp"]
+        elif method == "SETUP":
+            status, more = self._set_up(fields["transport"])
+        self._reply(status, fields, more, body)
+        self._playing |= method == "PLAY" and status == "200 OK"
+
+    def _set_up(self, transport: str) -> tuple[str, list[str]]:
+        if ("TCP" in transport) != (self._transport == "tcp"):
+            return "461 Unsupported Transport", []
+        if self._transport == "tcp":
+            return "200 OK", ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1;timeout=4"]
+        ports = transport.partition("client_port=")[2].partition(";")[0]
+        self._client = "127.0.0.1", int(ports.partition("-")[0])
+        here = self._udp.getsockname()[1]
+        way = f"Transport: RTP/AVP;unicast;client_port={ports};server_port={here}-{here + 1}"
+        return "200 OK", [way, "Session: 1;timeout=4"]
+
+    def _reply(self, status: str, fields: dict[str, str], more: Sequence[str] = (), body: str = "") -> None:
+        lines = [f"RTSP/1.0 {status}", f"CSeq: {fields.get('cseq', '0')}", *more, f"Content-Length: {len(body)}"]
+        self._connection.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+
+    def send_packet(self, packet: bytes) -> None:
+        if self._client is not None:
+            self._udp.sendto(packet, self._client)
+        else:
+            self._connection.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
+
+
+class _RtpSender(_Sender):
+    """Sends the same scenes as RTP packets."""
+
+    def _begin(self, container: _RtspSession) -> None:
+        self._session, self._number = container, 0
+
+    def _mux(self, packet: av.Packet) -> None:
+        while self._session.answer():
+            pass
+        units = [unit.rstrip(b"\0") for unit in bytes(packet).split(b"\0\0\1")]
+        payloads = [payload for unit in units if unit for payload in _payloads(unit)]
+        for place, payload in enumerate(payloads):
+            self._number = (self._number + 1) % 2**16
+            marked = 96 | (0x80 if place == len(payloads) - 1 else 0)
+            self._session.send_packet(struct.pack(">BBHII", 0x80, marked, self._number, packet.pts, 7) + payload)
+
+
+def _payloads(unit: bytes, size: int = 1200) -> list[bytes]:
+    """A unit of H.264 as payloads of RTP: one, or fragments (FU-A)."""
+    if len(unit) <= size:
+        return [unit]
+    parts = [unit[start : start + size] for start in range(1, len(unit), size)]
+    flags = [(0x80 if i == 0 else 0) | (0x40 if i == len(parts) - 1 else 0) for i in range(len(parts))]
+    return [
+        bytes([unit[0] & 0xE0 | 28, flag | unit[0] & 0x1F]) + part for flag, part in zip(flags, parts, strict=True)
+    ]
 
 
 def _coder(size: tuple[int, int], fps: int, gop: int) -> Any:

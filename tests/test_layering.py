@@ -7,7 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "railsformer"
 # Rooms in the same tuple do not know each other.
-ORDER = [("data", "model"), ("evaluation",), ("training",), ("inference",), ("explain", "export"), ("compare",), ("hub",)]
+ORDER = [
+    ("data", "model"),
+    ("evaluation",),
+    ("training",),
+    ("inference",),
+    ("explain", "export"),
+    ("compare",),
+    ("hub",),
+]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 TOP = len(ORDER)  # cli.py, demo.py and __init__.py compose; nothing imports them
 

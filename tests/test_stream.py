@@ -8,7 +8,16 @@ import threading
 
 import pytest
 import torch
-from live_sources import Process, free_port, hazard_model, send_udp, serve, watching, write_stream
+from live_sources import (
+    Process,
+    free_port,
+    hazard_model,
+    send_udp,
+    serve,
+    serve_rtsp,
+    watching,
+    write_stream,
+)
 
 from railsformer.inference.live_source import StreamCounts, _Place, _plainly, _StreamClock
 from railsformer.inference.stream import LiveSettings, is_live
@@ -87,6 +96,68 @@ def test_a_stream_that_breaks_off_is_opened_again_and_what_was_open_is_closed(pr
     assert beat["connections"] == 2
     assert not [row for row in watch.messages if "secret" in json.dumps(row)]
     assert "secret" not in (tmp_path / "out" / "events.json").read_text()
+
+
+@slow
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_camera_over_rtsp_raises_an_alarm_and_is_found_again_after_it_died(predictor, tmp_path, started, transport):
+    port = free_port()
+    how = {"port": port, "transport": transport, "user": "me:secret"}
+    watch = watching(predictor, f"rtsp://me:secret@127.0.0.1:{port}/live", tmp_path / "out")
+    started += [watch, camera := serve_rtsp(AGAIN, **how)]
+    assert watch.wait_for(is_kind("event_start"))["label"] == "hazard"
+    watch.wait_for(is_kind("event_end"))
+    camera.kill()
+    state = watch.wait_for(is_kind("state", state="reconnecting"))
+    assert state["reason"]
+    started += [serve_rtsp(AGAIN, **how)]
+    watch.wait_for(lambda row: row["kind"] == "heartbeat" and row["connections"] == 2 and row["fps"] > 10)
+    before = len(watch.of("event_start"))
+    watch.wait_for(lambda row: row["kind"] == "event_end" and len(watch.of("event_start")) > before)
+    ran_out(watch)
+    assert [row["state"] for row in watch.of("state")][:4] == ["starting", "watching", "reconnecting", "watching"]
+    assert not [row for row in watch.messages if "secret" in json.dumps(row)]
+    assert "secret" not in (tmp_path / "out" / "events.json").read_text()
+    assert watch.of("heartbeat")[-1]["damaged"] <= 1  # what was cut off when it died
+
+
+@slow
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("rtsp://me:secret@127.0.0.1:{port}/absent", "404 Not Found"),
+        ("rtsp://me:wrong@127.0.0.1:{port}/live", "401 Unauthorized"),
+        ("rtsp://127.0.0.1:{port}/live", "401 Unauthorized"),
+        ("rtsp://me:secret@127.0.0.1:{other}/live", "Connection refused"),
+    ],
+)
+def test_an_rtsp_camera_that_refuses_is_named_in_one_line_without_its_password(
+    predictor, tmp_path, started, address, reason
+):
+    port = free_port()
+    started += [serve_rtsp(AGAIN, port=port, user="me:secret")]
+    address = address.format(port=port, other=free_port())
+    watch = watching(predictor, address, tmp_path / "out", start_timeout_seconds=4.0)
+    started += [watch]
+    watch.wait_for(is_kind("error"))
+    assert watch.end() == 1
+    text = watch.of("error")[0]["text"]
+    assert "no picture within 4 s" in text
+    assert reason in text
+    assert "\n" not in text
+    assert not [row for row in watch.messages if "secret" in json.dumps(row) or "wrong" in json.dumps(row)]
+
+
+@slow
+def test_an_rtsp_camera_whose_pictures_stop_is_opened_again(predictor, tmp_path, started):
+    port = free_port()
+    watch = watching(
+        predictor, f"rtsp://127.0.0.1:{port}/live", tmp_path / "out", reader={"read_timeout_seconds": 1.0}
+    )
+    started += [watch, serve_rtsp([("idle", 1.5), ("stall", 8.0)], port=port)]
+    state = watch.wait_for(is_kind("state", state="reconnecting"))
+    assert state["reason"] == "nothing came in time"
+    ran_out(watch)
 
 
 @slow

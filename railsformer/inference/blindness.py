@@ -14,8 +14,9 @@ hour. Turns of less than about 5 degrees and shifts of less than 2 % of the widt
 that stands for long over nearly the whole picture is taken for another view.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -53,6 +54,8 @@ class BlindnessSettings:
         learn_seconds: Of good pictures at the start, which teach where the edges lie.
         adapt_seconds: In which the reference follows slow change.
         watch_moved: False for a camera that is meant to turn.
+        frozen_exactly: Call frozen only what is the same in every pixel. Strong compression takes the noise out of a
+            quiet scene, and what is left changes less than a hung camera's key pictures do.
 
     Raises:
         ValueError: If a number is not positive.
@@ -67,10 +70,11 @@ class BlindnessSettings:
     learn_seconds: float = 20.0
     adapt_seconds: float = 3600.0
     watch_moved: bool = True
+    frozen_exactly: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "watch_moved" and not 0 < value < float("inf"):
+            if name.endswith("_seconds") and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
 
 
@@ -98,6 +102,16 @@ class BlindnessWatch:
     def has_reference(self) -> bool:
         """Whether enough was seen to tell that the camera moved."""
         return self._learnt_seconds >= self.settings.learn_seconds
+
+    @property
+    def last_seconds(self) -> float | None:
+        """Second of the last look; None before the first one and after `interrupt`."""
+        return self._last_seconds
+
+    @property
+    def good_since_seconds(self) -> float | None:
+        """Since when the pictures have been good; None where the last one was not."""
+        return self._good_since
 
     @property
     def sees_nothing(self) -> bool:
@@ -130,6 +144,8 @@ class BlindnessWatch:
             step = 0.0
         self._last_seconds = seconds
         grey = np.asarray(Image.fromarray(rgb).convert("L").resize((_COLUMNS, _ROWS), Image.Resampling.BOX))
+        if "black" in self._bad_since and float(np.percentile(grey, 99)) >= _DIM_LEVEL:
+            self._grey = self._edges = None  # blended with black pictures, the first ones would seem covered
         self._grey = _follow(self._grey, grey.astype(np.float32), _share(step, _NOISE_SECONDS))
         self._edges = _follow(self._edges, _directions(grey.astype(np.float32)), _share(step, _MOTION_SECONDS))
         holds = self._what_holds(grey, rgb, seconds)
@@ -151,7 +167,7 @@ class BlindnessWatch:
         reference = self._reference if self.has_reference else None
         if _covered(tiles, reference):
             holds.append("covered")
-        if self._is_still(rgb[::2, ::2, 1], seconds):
+        if self._is_still(rgb if self.settings.frozen_exactly else rgb[::2, ::2, 1], seconds):
             holds.append("frozen")
         if not holds and reference is not None and self.settings.watch_moved:
             limit = _BACK_AGREEMENT if self.reason == "moved" else _MOVED_AGREEMENT
@@ -162,7 +178,8 @@ class BlindnessWatch:
 
     def _is_still(self, pixels: np.ndarray, seconds: float) -> bool:
         """Whether no pixel changed for long; single pixels, as averages hide the noise that tells life."""
-        if self._still is None or self._still[0].shape != pixels.shape or _changed(self._still[0], pixels):
+        differ = _differ if self.settings.frozen_exactly else _changed
+        if self._still is None or self._still[0].shape != pixels.shape or differ(self._still[0], pixels):
             self._still = pixels.copy(), seconds
         return seconds - self._still[1] >= self.settings.frozen_seconds
 
@@ -171,8 +188,13 @@ class BlindnessWatch:
             if reason not in holds:
                 del self._bad_since[reason]
         for reason in holds:
-            self._bad_since.setdefault(reason, seconds)
-        lasting = [reason for reason in holds if seconds - self._bad_since[reason] >= self._needed(reason)]
+            began = self._still[1] if reason == "frozen" and self._still else seconds
+            self._bad_since.setdefault(reason, began)
+        lasting = [
+            reason
+            for reason in holds
+            if seconds - self._bad_since[reason] >= getattr(self.settings, f"{reason}_seconds")
+        ]
         if lasting:
             if self.reason is None:
                 self.since_seconds = self._bad_since[lasting[0]]
@@ -185,9 +207,33 @@ class BlindnessWatch:
         if self.reason is not None and seconds - self._good_since >= self.settings.clear_seconds:
             self.reason = self.since_seconds = None
 
-    def _needed(self, reason: BlindReason) -> float:
-        """`frozen` has lasted already when it first holds."""
-        return 0.0 if reason == "frozen" else float(getattr(self.settings, f"{reason}_seconds"))
+    def state(self) -> dict[str, Any]:
+        """All that it knows: `about`, JSON, and `arrays`, which are not changed afterwards."""
+        arrays = {"grey": self._grey, "edges": self._edges}
+        if self._still is not None:
+            arrays["still"] = self._still[0]
+        if self._reference is not None:
+            arrays |= {"directions": self._reference.directions, "tiles": self._reference.tiles}
+        about = {
+            "reason": self.reason,
+            "since_seconds": self.since_seconds,
+            "last_seconds": self._last_seconds,
+            "bad_since": dict(self._bad_since),
+            "good_since": self._good_since,
+            "still_since": self._still and self._still[1],
+            "learnt_seconds": self._learnt_seconds,
+        }
+        return {"about": about, "arrays": {name: array for name, array in arrays.items() if array is not None}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier `state`."""
+        about, arrays = state["about"], state["arrays"]
+        self.reason, self.since_seconds = about["reason"], about["since_seconds"]
+        self._last_seconds, self._good_since = about["last_seconds"], about["good_since"]
+        self._bad_since, self._learnt_seconds = dict(about["bad_since"]), about["learnt_seconds"]
+        self._grey, self._edges = arrays.get("grey"), arrays.get("edges")
+        self._still = (arrays["still"], about["still_since"]) if "still" in arrays else None
+        self._reference = _Reference(arrays["directions"], arrays["tiles"]) if "directions" in arrays else None
 
     def _learn(self, grey: np.ndarray, step: float) -> None:
         """Take a good picture into the reference: equally at first, slowly later."""
@@ -262,6 +308,10 @@ def _covered(tiles: np.ndarray, reference: _Reference | None) -> bool:
 def _changed(before: np.ndarray, now: np.ndarray) -> bool:
     difference = np.abs(before.astype(np.int16) - now)
     return float((difference > _CHANGED_LEVELS).mean()) >= _CHANGED_SHARE
+
+
+def _differ(before: np.ndarray, now: np.ndarray) -> bool:
+    return not np.array_equal(before, now)
 
 
 def _tile_sums(values: np.ndarray) -> np.ndarray:

@@ -390,8 +390,13 @@ def write_events(
     settings: EventSettings,
     *,
     smoothing: Smoothing | None = None,
+    blind: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write events.json and events.csv; the table's first columns are those of a table of true events."""
+    """Write events.json and events.csv; the table's first columns are those of a table of true events.
+
+    `blind` are stretches in which the camera was blind: reason, start_seconds, end_seconds. They are no events. A live
+    watch, which tells them as messages, gives none.
+    """
     rows = [_rounded(event) for event in events]
     content = {
         "version": _VERSION,
@@ -400,6 +405,7 @@ def write_events(
         "camera": timeline.camera,
         "settings": settings_content(settings, smoothing or Smoothing()),
         "watched_seconds": round(timeline.watched_seconds, 3),
+        **({} if blind is None else {"blind": list(blind)}),
         "events": rows,
     }
     path = Path(folder) / EVENTS_NAME

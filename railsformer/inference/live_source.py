@@ -426,8 +426,8 @@ def _protocol_options(source: str, settings: ReaderSettings) -> dict[str, str]:
         return {"protocol_whitelist": "file"} if source != "-" else {}
     options = {"protocol_whitelist": _PROTOCOLS, "analyzeduration": "2000000"}
     if scheme in ("rtsp", "rtsps"):
-        # Over TCP no packet is lost, and no firewall is in the way.
-        return options | {"rtsp_transport": "tcp", "timeout": micros}
+        # Over TCP no packet is lost, and no firewall is in the way; some cameras know UDP only.
+        return options | {"rtsp_flags": "prefer_tcp", "timeout": micros}
     if scheme == "udp":
         # What comes faster than it is read is lost and counted as damage; it must not end the watch.
         return options | {"overrun_nonfatal": "1", "fifo_size": "57344", "timeout": micros}

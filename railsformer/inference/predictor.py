@@ -1,9 +1,11 @@
 """A model with all that its scores need: sampling, pixels, temperature and thresholds, as in training."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -18,12 +20,16 @@ from railsformer.evaluation.operating_points_file import (
     OperatingPointsFile,
     read_operating_points,
 )
+from railsformer.inference.onnx_backend import MODEL_NAME, OnnxNetwork
 from railsformer.inference.regions import Region
 from railsformer.inference.views import VideoViews, Viewing, frame_views, read_views
 from railsformer.model.loading import torch_dtype
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["Prediction", "Predictor", "check_top_k"]
+__all__ = ["Backend", "Prediction", "Predictor", "check_top_k"]
+
+# What runs the network: PyTorch, or onnxruntime a file that `railsformer export` wrote.
+Backend = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Predictor:
     """A model that takes videos or frames.
 
     Args:
-        model: With its head.
+        model: With its head; or an exported one.
         name: Where it comes from, for messages.
         sampling: Its config's.
         pixels: Its preprocessor's.
@@ -59,12 +65,12 @@ class Predictor:
         batch_size: Most views (clips x crops) of a forward pass.
 
     Raises:
-        ValueError: If batch_size < 1.
+        ValueError: If batch_size < 1, or an exported model shall run elsewhere than on the CPU.
     """
 
     def __init__(
         self,
-        model: RailsformerForVideoClassification,
+        model: RailsformerForVideoClassification | OnnxNetwork,
         *,
         name: str,
         sampling: ClipSampling,
@@ -75,10 +81,16 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.device = _device(device)
-        self.model = model.to(self.device).eval()
+        self.device = _device("cpu" if device is None and isinstance(model, OnnxNetwork) else device)
+        if isinstance(model, OnnxNetwork):
+            if self.device.type != "cpu":
+                raise ValueError(f"device must be cpu with backend onnx, got {device!r}; leave it out")
+            # It answers every call that is made here; what needs more (gradients, maps) loads a model of its own.
+            self.model = cast(RailsformerForVideoClassification, model)
+        else:
+            self.model = model.to(self.device).eval()
         self.name, self.sampling, self.pixels, self.batch_size = name, sampling, pixels, batch_size
-        self.labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+        self.labels: tuple[str, ...] = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
         self.negative_labels = tuple(getattr(model.config, "negative_labels", None) or ())
         self.operating_points = operating_points
         self.temperature = operating_points.temperature if operating_points else 1.0
@@ -92,22 +104,30 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         batch_size: int = 8,
+        backend: Backend = "torch",
     ) -> "Predictor":
         """Load a run folder, a checkpoint or a Hub repository.
 
         Sampling comes from the config, pixels from the preprocessor, temperature and thresholds from
-        operating_points.json where the folder has one.
+        operating_points.json where the folder has one. An exported model holds all of it itself; an
+        operating_points.json beside its file is newer and goes first.
 
         Args:
-            name: Folder or Hub id.
+            name: Folder or Hub id; with backend onnx also a file.
             device: Where it runs; the accelerator where there is one unless given.
             dtype: Of the weights; float32 unless given.
             batch_size: Most views (clips x crops) of a forward pass.
+            backend: `torch`, or `onnx` for what `railsformer export` wrote.
 
         Raises:
             FileNotFoundError: If there is no model, or it has no preprocessor_config.json.
-            ValueError: If it is damaged, or has no head.
+            ValueError: If it is damaged, has no head, or the backend is unknown or its package missing.
         """
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+        if backend == "onnx":
+            return _exported(cls, name, device=device, dtype=dtype, batch_size=batch_size)
+        _check_not_exported(name)
         options: dict[str, Any] = {} if dtype is None else {"dtype": torch_dtype(dtype)}
         model, info = RailsformerForVideoClassification.from_pretrained(name, output_loading_info=True, **options)
         if info["missing_keys"]:
@@ -253,6 +273,42 @@ def check_top_k(top_k: int | None) -> None:
     """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+
+
+def _exported(
+    cls: type[Predictor],
+    name: str | Path,
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype | str | None,
+    batch_size: int,
+) -> Predictor:
+    """The predictor of an exported model."""
+    if dtype is not None:
+        raise ValueError(f"dtype is fixed in an exported model, got {dtype}; leave it out")
+    network = OnnxNetwork(name)
+    labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    points = _operating_points(network.path.parent, labels)
+    if points is None and network.operating_points is not None:
+        with TemporaryDirectory() as folder:  # for their check, which reads a file
+            Path(folder, OPERATING_POINTS_NAME).write_text(json.dumps(network.operating_points), encoding="utf-8")
+            points = read_operating_points(folder, label_names=labels)
+    return cls(
+        network,
+        name=str(network.path),  # not the folder's: scores of its PyTorch model or its int8 file are others
+        sampling=network.sampling,
+        pixels=network.pixels,
+        operating_points=points,
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def _check_not_exported(name: str | Path) -> None:
+    """Refuse an exported model that PyTorch is to run, which would find no weights."""
+    folder = Path(name)
+    if folder.suffix == ".onnx" or ((folder / MODEL_NAME).is_file() and not list(folder.glob("*.safetensors*"))):
+        raise ValueError(f"{name} is an exported model, which PyTorch cannot run; add --backend onnx")
 
 
 def _device(device: str | torch.device | None) -> torch.device:

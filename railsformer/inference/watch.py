@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +23,20 @@ from tqdm.auto import tqdm
 
 from railsformer.data.folders import building_folder
 from railsformer.data.video import open_video
+from railsformer.inference.blind_stretches import (
+    BlindRecorder,
+    BlindStretch,
+    RecorderFile,
+    is_hidden,
+    stretch_rows,
+)
 from railsformer.inference.event_wishes import EventWishes, event_settings
 from railsformer.inference.events import Event, EventSettings, find_events, write_events
-from railsformer.inference.pictures import SourceEvent
+from railsformer.inference.pictures import Picture, SourceEvent
 from railsformer.inference.predictor import Predictor
 from railsformer.inference.regions import Region
 from railsformer.inference.score_log import ScoredWindow, ScoreLog
-from railsformer.inference.timeline import (
-    SCORES_NAME,
-    Smoothing,
-    Timeline,
-    read_timeline,
-    unbroken_pieces,
-    write_timeline,
-)
+from railsformer.inference.timeline import SCORES_NAME, Smoothing, Timeline, read_timeline, write_timeline
 from railsformer.inference.watch_folder import (
     WATCH_NAME,
     check_text,
@@ -45,10 +45,8 @@ from railsformer.inference.watch_folder import (
     watch_request,
     write_json,
 )
+from railsformer.inference.watch_pages import write_pages
 from railsformer.inference.windows import Window, WindowPlan, iterate_windows
-
-if TYPE_CHECKING:
-    from railsformer.inference.pictures import Picture
 
 __all__ = [
     "WatchSettings",
@@ -60,6 +58,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _LOG_NAME = "scores.jsonl"
+_BLINDNESS_NAME = "blindness.npz"
 _VERSION = 1
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s of footage [{elapsed}<{remaining}{postfix}]"
 _BAR_WITHOUT_END = "{desc}: {n_fmt} s of footage [{elapsed}{postfix}]"
@@ -81,6 +80,7 @@ class WatchSettings:
         clips: Cut one clip an event.
         annotate: Write the video with scores and events burnt in.
         batch_size: Windows a forward pass.
+        blindness: Look for stretches in which the camera was blind.
     """
 
     window_seconds: float | None = None
@@ -94,6 +94,7 @@ class WatchSettings:
     clips: bool = False
     annotate: bool = False
     batch_size: int = 8
+    blindness: bool = True
 
     def __post_init__(self) -> None:
         """Check the values that nobody else checks."""
@@ -112,6 +113,7 @@ class WatchSummary:
         events: What was found in them.
         settings: The thresholds they were found with.
         source_events: Size or rate changes, gaps and damage of the file.
+        blind: When the camera was blind, and why.
         windows_scored: By this call; the others were there.
         footage_seconds: That this call went through.
         seconds: That it took.
@@ -122,6 +124,7 @@ class WatchSummary:
     events: list[Event]
     settings: EventSettings
     source_events: list[SourceEvent]
+    blind: list[BlindStretch]
     windows_scored: int
     footage_seconds: float
     seconds: float
@@ -139,7 +142,8 @@ def watch_video(
 
     Writes `scores.parquet`, `events.json`, `events.csv`, `timeline.png`, `timeline.html`, `watch.json` and, where
     asked for, `clips/` and `annotated.mp4`. Every picture is decoded once. Memory does not grow with the length, but
-    for the scores: some 100 bytes a window and label.
+    for the scores: some 100 bytes a window and label. Windows in which the camera was black, covered or frozen are
+    not scored.
 
     Args:
         model: A predictor, run folder, checkpoint or Hub id.
@@ -160,17 +164,17 @@ def watch_video(
     plan = plan_of(predictor, settings)
     how = event_settings(predictor, settings.wishes)
     smoothing = Smoothing(smooth_seconds_of(plan, settings), settings.smoothing)  # type: ignore[arg-type]
-    request = watch_request(predictor, Path(video), plan, settings.region)
+    request = watch_request(predictor, Path(video), plan, settings.region, blindness=settings.blindness)
     folder = check_watch_folder(Path(output_dir), request)
     began = time.monotonic()
     with building_folder(folder) as parts:
-        timeline, source_events, work = _timeline(
+        timeline, source_events, blind, work = _timeline(
             predictor, Path(video), plan, settings, request, folder=folder, parts=parts, progress=progress
         )
         timeline = _described(timeline, predictor, Path(video), settings)
         events = find_events(timeline, how, smoothing=smoothing)
         write_timeline(folder, timeline)
-        write_events(folder, timeline, events, how, smoothing=smoothing)
+        write_events(folder, timeline, events, how, smoothing=smoothing, blind=stretch_rows(blind))
         write_json(
             folder / WATCH_NAME,
             {
@@ -181,16 +185,29 @@ def watch_video(
                 "num_windows": len(timeline),
                 "num_scored": int(timeline.scored.sum()),
                 "watched_seconds": round(timeline.watched_seconds, 3),
+                "blind": stretch_rows(blind),
                 "source_events": [asdict(event) for event in source_events],
             },
         )
-        _write_pages(folder, Path(video), timeline, events, how, smoothing, plan, settings)
+        write_pages(
+            folder,
+            Path(video),
+            timeline,
+            events=events,
+            how=how,
+            smoothing=smoothing,
+            window_seconds=plan.window_seconds,
+            blind=blind,
+            annotate=settings.annotate,
+            clips=settings.clips,
+        )
     return WatchSummary(
         output_dir=folder,
         timeline=timeline,
         events=events,
         settings=how,
         source_events=source_events,
+        blind=blind,
         windows_scored=work.windows,
         footage_seconds=work.footage_seconds,
         seconds=time.monotonic() - began,
@@ -228,21 +245,24 @@ def _timeline(
     folder: Path,
     parts: Path,
     progress: bool,
-) -> tuple[Timeline, list[SourceEvent], _Work]:
+) -> tuple[Timeline, list[SourceEvent], list[BlindStretch], _Work]:
     """The scores that are there, or those that are made now."""
     if (folder / WATCH_NAME).is_file() and (folder / SCORES_NAME).is_file():
-        earlier = json.loads((folder / WATCH_NAME).read_text(encoding="utf-8"))["source_events"]
+        earlier = json.loads((folder / WATCH_NAME).read_text(encoding="utf-8"))
         try:
             timeline = read_timeline(folder)
         except ValueError as error:
             raise ValueError(f"{error} after removing {folder}") from error
-        return timeline, [SourceEvent(**event) for event in earlier], _Work()
+        happened = [SourceEvent(**event) for event in earlier["source_events"]]
+        return timeline, happened, [BlindStretch(**row) for row in earlier["blind"]], _Work()
     log = ScoreLog.open(parts / _LOG_NAME, request)
+    eyes = _Eyes(RecorderFile(parts / _BLINDNESS_NAME, request), log) if settings.blindness else None
     work = _Work()
     try:
-        _score(predictor, video, plan, settings, log, work, progress=progress)
+        _score(predictor, video, plan, settings, log, eyes, work, progress=progress)
     finally:
         log.close()
+    blind = eyes.recorder.stretches() if eyes else []
     missing = np.full(len(predictor.labels), np.nan)
     scores = [missing if window.scores is None else window.scores for window in log.windows]
     timeline = Timeline(
@@ -252,7 +272,50 @@ def _timeline(
         scores=np.array(scores).reshape(len(scores), len(predictor.labels)),
         stride_seconds=plan.stride_seconds,
     )
-    return timeline, log.source_events, work
+    hidden = is_hidden(timeline.start_seconds, timeline.end_seconds, blind)
+    timeline = replace(timeline, scores=np.where(hidden[:, None], np.nan, timeline.scores))
+    return timeline, log.source_events, blind, work
+
+
+class _Eyes:
+    """Looks for blindness in the pictures on their way to the windows, and goes on where it was.
+
+    Args:
+        file: Keeps what it knows.
+        log: Windows that are scored already.
+    """
+
+    def __init__(self, file: RecorderFile, log: ScoreLog) -> None:
+        self.recorder = BlindRecorder()
+        self._file, self._scored = file, log.next_index
+        if self._scored:
+            file.load(self.recorder)
+
+    def first_index(self, plan: WindowPlan) -> int:
+        """The window from which on the file is read: a little before the next one, as looks are kept now and then."""
+        return min(self._scored, int(self.recorder.looked_seconds / plan.stride_seconds))
+
+    def look(self, windows: Iterator[Window]) -> Iterator["_Looked"]:
+        """Windows that are not scored yet, without pixels where the camera is known to be blind by now."""
+        for window in windows:
+            if window.index < self._scored:
+                continue
+            if self.recorder.hides(window.start_seconds, window.end_seconds):
+                window = replace(window, pixel_values=None)
+            yield _Looked(window, self.recorder.state())
+
+    def keep(self, looked: "_Looked") -> None:
+        """Keep what was known with that window."""
+        if looked.state is not None:
+            self._file.save(looked.state)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A window, and what was known of blindness when it was complete."""
+
+    window: Window
+    state: dict[str, Any] | None = None
 
 
 def _score(
@@ -261,15 +324,22 @@ def _score(
     plan: WindowPlan,
     settings: WatchSettings,
     log: ScoreLog,
+    eyes: _Eyes | None,
     work: _Work,
     *,
     progress: bool,
 ) -> None:
     """Score the windows that the log does not hold yet."""
     happened: deque[SourceEvent] = deque()  # filled by the reader
-    first = log.next_index
+    first = eyes.first_index(plan) if eyes else log.next_index
     known = tuple(log.source_events)
     with _Bar(video, seconds=first * plan.stride_seconds, progress=progress) as bar:
+
+        def see(picture: Picture) -> None:
+            bar.see(picture)
+            if eyes:
+                eyes.recorder.see(picture)
+
         windows = iterate_windows(
             video,
             plan,
@@ -278,10 +348,14 @@ def _score(
             region=settings.region,
             first_index=first,
             on_event=happened.append,
-            on_picture=bar.see,
+            on_picture=see,
+            also_wanted=eyes.recorder.wanted if eyes else None,
         )
-        for batch in _batches(_read_ahead(windows, settings.batch_size), settings.batch_size):
-            log.add(_scored(predictor, batch), _drained(happened, known))
+        looked = eyes.look(windows) if eyes else (_Looked(window) for window in windows)
+        for batch in _batches(_read_ahead(looked, settings.batch_size), settings.batch_size):
+            log.add(_scored(predictor, [item.window for item in batch]), _drained(happened, known))
+            if eyes:
+                eyes.keep(batch[-1])
             work.windows += len(batch)
         log.add([], _drained(happened, known))
         work.footage_seconds = bar.seconds
@@ -293,12 +367,12 @@ def _drained(happened: deque[SourceEvent], known: Sequence[SourceEvent]) -> list
     return [event for event in told if event not in known]
 
 
-def _read_ahead(windows: Iterator[Window], number: int) -> Iterator[Window]:
+def _read_ahead(windows: Iterator[_Looked], number: int) -> Iterator[_Looked]:
     """The same windows, decoded in a thread of its own while others are scored; at most `number` wait."""
-    waiting: queue.Queue[Window | BaseException | None] = queue.Queue(number)
+    waiting: queue.Queue[_Looked | BaseException | None] = queue.Queue(number)
     stopped = threading.Event()
 
-    def put(item: Window | BaseException | None) -> bool:
+    def put(item: _Looked | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
                 waiting.put(item, timeout=0.1)
@@ -328,12 +402,12 @@ def _read_ahead(windows: Iterator[Window], number: int) -> Iterator[Window]:
         reader.join()
 
 
-def _batches(windows: Iterator[Window], batch_size: int) -> Iterator[list[Window]]:
+def _batches(windows: Iterator[_Looked], batch_size: int) -> Iterator[list[_Looked]]:
     """Windows in order, `batch_size` scored ones at a time."""
-    batch: list[Window] = []
+    batch: list[_Looked] = []
     for window in windows:
         batch.append(window)
-        if sum(item.pixel_values is not None for item in batch) == batch_size:
+        if sum(item.window.pixel_values is not None for item in batch) == batch_size:
             yield batch
             batch = []
     if batch:
@@ -379,7 +453,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def see(self, picture: "Picture") -> None:
+    def see(self, picture: Picture) -> None:
         self.seconds = max(self.seconds, picture.until_seconds - self._first)
         if picture.seconds - self._shown < 1:
             return
@@ -401,60 +475,3 @@ def _described(timeline: Timeline, predictor: Predictor, video: Path, settings: 
         thresholds=dict(predictor.thresholds or {}),
         negative_labels=tuple(predictor.negative_labels),
     )
-
-
-def _write_pages(
-    folder: Path,
-    video: Path,
-    timeline: Timeline,
-    events: Sequence[Event],
-    how: EventSettings,
-    smoothing: Smoothing,
-    plan: WindowPlan,
-    settings: WatchSettings,
-) -> None:
-    """The pages, and the videos that were asked for."""
-    from railsformer.inference.overlay_video import cut_event_clips, write_annotated_video
-    from railsformer.inference.timeline_pages import write_timeline_pages
-
-    rows = [asdict(event) for event in events]
-    scores, _ = timeline.smoothed(smoothing)
-    shown: dict[str, Any] = {
-        "times_seconds": timeline.middle_seconds,
-        "scores": scores,
-        "labels": timeline.labels,
-        "events": rows,
-        "negative_labels": timeline.negative_labels,
-        "thresholds": how.on,
-        "start_time": timeline.start_time,
-    }
-    write_timeline_pages(
-        folder,
-        video=video,
-        duration_seconds=float(timeline.end_seconds.max(initial=0.0)),
-        window_seconds=plan.window_seconds,
-        camera=timeline.camera,
-        not_scored=_not_scored(timeline),
-        model=timeline.model,
-        **shown,
-    )
-    for name, wanted in (("annotated.mp4", settings.annotate), ("clips", settings.clips)):
-        if not wanted and (folder / name).exists():
-            _log.warning("%s is of an earlier command, and may show other events than this one found", folder / name)
-    if settings.annotate:
-        write_annotated_video(video, folder / "annotated.mp4", **shown)
-    if settings.clips:
-        cut_event_clips(video, folder / "clips", rows)
-
-
-def _not_scored(timeline: Timeline) -> list[tuple[float, float, str]]:
-    """Stretches that no scored window covers."""
-    pieces = unbroken_pieces(timeline)
-    edges = [(timeline.start_seconds[piece[0]], timeline.end_seconds[piece[-1]]) for piece in pieces]
-    ends, starts = [0.0, *(end for _, end in edges)], [start for start, _ in edges]
-    starts.append(float(timeline.end_seconds.max(initial=0.0)))
-    return [
-        (float(end), float(start), "no pictures")
-        for end, start in zip(ends, starts, strict=True)
-        if start - end > 1e-3
-    ]

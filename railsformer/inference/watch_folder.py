@@ -34,7 +34,9 @@ _LATEST_YEAR = 9000
 _EARLIEST_YEAR = 1990  # clocks that were never set say 1904 or 1970
 
 
-def watch_request(predictor: "Predictor", video: Path, plan: "WindowPlan", region: "Region | None") -> dict[str, Any]:
+def watch_request(
+    predictor: "Predictor", video: Path, plan: "WindowPlan", region: "Region | None", *, blindness: bool = True
+) -> dict[str, Any]:
     """What scores depend on; JSON."""
     try:
         facts = video.stat()
@@ -58,6 +60,7 @@ def watch_request(predictor: "Predictor", video: Path, plan: "WindowPlan", regio
         "stride_seconds": plan.stride_seconds,
         "max_gap_seconds": plan.max_gap_seconds,
         "region": None if region is None else _region_key(region),
+        "blindness": blindness,
     }
 
 

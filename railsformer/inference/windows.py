@@ -131,6 +131,7 @@ def iterate_windows(
     first_index: int = 0,
     on_event: Callable[[SourceEvent], None] | None = None,
     on_picture: Callable[[Picture], None] | None = None,
+    also_wanted: Callable[[float], bool] | None = None,
     threads: int = 0,
 ) -> Iterator[Window]:
     """Go through a file once.
@@ -147,7 +148,8 @@ def iterate_windows(
         first_index: Window to begin with, to go on where one stopped: a seek instead of decoding what was seen.
         on_event: Told of changes of size or rate, gaps and damage. Pictures of another size are brought to the model's
             like all others; damage is skipped.
-        on_picture: Told of every picture; `rgb` is there only where a window needs it.
+        on_picture: Told of every picture; `rgb` is there only where a window needs it, or `also_wanted` says so.
+        also_wanted: Asked with the second of a picture whether `on_picture` wants to see it.
         threads: Of the decoder; 0 means one for each core.
 
     Yields:
@@ -162,7 +164,7 @@ def iterate_windows(
     pictures = decode_pictures(
         path,
         short_side_px=pixels.short_side_px,
-        wanted=cutter.wanted,
+        wanted=lambda seconds, until: cutter.wanted(seconds, until) or bool(also_wanted and also_wanted(seconds)),
         from_seconds=first_index * plan.stride_seconds,
         max_gap_seconds=plan.max_gap_seconds,
         on_event=on_event,

@@ -26,6 +26,8 @@ _MAX_TICKS = 9
 _LEAST_WIDTH = 0.0035
 _BAR = (1.06, 0.2)  # bottom and height of event bars, in scores
 _TOP = 1.42
+_WIDE_ENOUGH = 0.06  # share of the width that two short words take
+_BLIND_COLOUR = "#b4bec7"
 
 
 def draw_timeline(footage: Footage) -> bytes:
@@ -96,9 +98,17 @@ def _subtitle(footage: Footage) -> str:
         told, found = f"{told} of {len(counts)} labels", ""
     else:
         found = ", ".join(f"{shorten(label, 24)} {count}" for label, count in counts.most_common())
+    by_reason: dict[str, float] = {}
+    for begin, end, why in footage.blind:
+        by_reason[why] = by_reason.get(why, 0.0) + end - begin
+    if by_reason:
+        lost = ", ".join(f"{why} {duration_words(seconds)}" for why, seconds in by_reason.items())
+        blind = f" Dark grey: camera {lost}."
+    else:
+        blind = ""
     when = f", from {footage.start_time:%Y-%m-%d %H:%M:%S}" if footage.start_time else ""
     camera = f", camera {shorten(footage.camera, 30)}" if footage.camera else ""
-    return f"{told} in {duration_words(footage.duration_seconds)}{when}{camera}{': ' + found if found else ''}."
+    return f"{told} in {duration_words(footage.duration_seconds)}{when}{camera}{': ' + found if found else ''}.{blind}"
 
 
 def _draw_lane(axes: Axes, footage: Footage, label: str, *, lines: int) -> None:
@@ -106,6 +116,9 @@ def _draw_lane(axes: Axes, footage: Footage, label: str, *, lines: int) -> None:
     axes.set_ylim(0, _TOP)
     for begin, end, _ in footage.not_scored:
         axes.axvspan(begin, end, color="#e4e8ec", linewidth=0, zorder=0)
+    least = _LEAST_WIDTH * footage.duration_seconds
+    for begin, end, _ in footage.blind:
+        axes.axvspan(begin, max(end, begin + least), color=_BLIND_COLOUR, linewidth=0, zorder=0.5)
     axes.axhline(0, color=RULE, linewidth=0.8, zorder=1)
     quiet_axes(axes)
     if not label:
@@ -131,8 +144,18 @@ def _explain(axes: Axes, footage: Footage, label: str) -> None:
     if threshold is not None:
         at = (footage.duration_seconds, threshold)
         axes.annotate("threshold", at, (-2, 2), textcoords="offset points", ha="right", fontsize=8, color=MUTED)
-    wide = [(end - begin, begin, end) for begin, end, _ in footage.not_scored]
-    if wide and max(wide)[0] > 0.06 * footage.duration_seconds:
+    least = _WIDE_ENOUGH * footage.duration_seconds
+    for begin, end, why in footage.blind:
+        if end - begin > least:
+            middle = (begin + min(end, footage.duration_seconds)) / 2
+            axes.text(middle, 0.5, f"camera\n{why}", ha="center", va="center", fontsize=8, color=INK)
+    clear = [
+        row
+        for row in footage.not_scored
+        if not any(row[0] < end and row[1] > begin for begin, end, _ in footage.blind)
+    ]
+    wide = [(end - begin, begin, end) for begin, end, _ in clear]
+    if wide and max(wide)[0] > least:
         _, begin, end = max(wide)
         axes.text((begin + end) / 2, 0.5, "not\nscored", ha="center", va="center", fontsize=8, color=MUTED)
 

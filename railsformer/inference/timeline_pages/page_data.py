@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +47,7 @@ class Footage:
         camera: Its name; None where it is not known.
         start_time: Wall clock of the first picture.
         not_scored: Start, end and reason of stretches without scores.
+        blind: Start, end and reason of stretches in which the camera was blind.
         model: Name of the run.
     """
 
@@ -62,6 +63,7 @@ class Footage:
     camera: str | None = None
     start_time: datetime | None = None
     not_scored: tuple[tuple[float, float, str], ...] = ()
+    blind: tuple[tuple[float, float, str], ...] = ()
     model: str = ""
 
     @property
@@ -169,7 +171,8 @@ def page_data(footage: Footage, *, source: str | None, is_copy: bool) -> dict[st
             if label not in footage.negative_labels
         },
         "events": [_event(event) for event in footage.events],
-        "not_scored": [[round(begin, 3), round(end, 3), printable(why)] for begin, end, why in footage.not_scored],
+        "not_scored": _stretches(footage.not_scored),
+        "blind": _stretches(footage.blind),
         "review_columns": list(REVIEW_COLUMNS),
         "truth_columns": list(TRUTH_COLUMNS),
     }
@@ -186,6 +189,10 @@ def island(content: Mapping[str, Any]) -> str:
     for mark in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text.encode("utf-8", "replace").decode()
+
+
+def _stretches(stretches: Sequence[tuple[float, float, str]]) -> list[list[Any]]:
+    return [[round(begin, 3), round(end, 3), printable(why)] for begin, end, why in stretches]
 
 
 def _event(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def write_timeline_pages(
     camera: str | None = None,
     start_time: datetime | None = None,
     not_scored: Sequence[tuple[float, float, str]] = (),
+    blind: Sequence[tuple[float, float, str]] = (),
     model: str = "",
     copy_video: bool = False,
     salvage: bool = True,
@@ -68,6 +69,7 @@ def write_timeline_pages(
         camera: Its name, which is also the group of the rows; without it that is the file.
         start_time: Wall clock of the first picture.
         not_scored: Start, end and reason of stretches without scores.
+        blind: Start, end and reason of stretches in which the camera was blind.
         model: Name of the run.
         copy_video: Whether the folder is to hold the video, so that it can be moved or sent.
         salvage: Of a copy that is encoded: skip what is damaged.
@@ -98,6 +100,7 @@ def write_timeline_pages(
         camera=camera,
         start_time=start_time,
         not_scored=tuple(not_scored),
+        blind=tuple(blind),
         model=model,
     )
     check_footage(footage)

@@ -107,7 +107,7 @@ const Review = (() => {
     const long = data.window_seconds, margin = long / 2;
     const busy = [
       ...items.map((item) => ({ start: item.start - margin, end: item.end + margin })),
-      ...data.not_scored.map(([start, end]) => ({ start, end })),
+      ...[...data.not_scored, ...data.blind].map(([start, end]) => ({ start, end })),
     ];
     const places = [];
     const free = without({ start: 0, end: data.duration_seconds }, busy.sort(byStart), long);

@@ -34,6 +34,18 @@
   const WORDS = { pending: "to review", accepted: "accepted", relabelled: "relabelled", added: "added", rejected: "rejected", normal: "normal" };
   const lower = (number) => Math.min(Math.max(0, number), data.duration_seconds);
 
+  // What the grey stretches are.
+  function explain() {
+    const told = [];
+    if (data.not_scored.length) told.push(el("span", {}, el("i"), "not scored"));
+    for (const why of new Set(data.blind.map(([, , reason]) => reason))) {
+      const seconds = data.blind.reduce((sum, [start, end, reason]) => sum + (reason === why ? end - start : 0), 0);
+      told.push(el("span", {}, el("i", { className: "blind" }), `camera ${why} for ${length(seconds)}${why === "moved" ? ", still scored" : ""}`));
+    }
+    $("legend").replaceChildren(...told);
+    $("legend").hidden = !told.length;
+  }
+
   function say(text) {
     $("said").textContent = text;
     $("said").classList.add("on");
@@ -391,6 +403,7 @@
     const facts = [data.camera && `Camera ${data.camera}`, data.date && `${data.date}, ${wall(0)}`, clock(data.duration_seconds, 0), data.model && `model ${data.model}`];
     $("title").textContent = data.title;
     $("lead").textContent = facts.filter(Boolean).join(" · ");
+    explain();
     $("command").replaceChildren("Then: ", el("code", { textContent: `railsformer build FOLDER --annotations ${data.file_name}.review.csv --output_dir DATASET` }),
       `. FOLDER holds ${data.file_name}. Put the rows of several videos in one table, so that whole cameras can be kept for the test.`);
     tracks = makeTracks(data, state, $("lanes"), $("overview"), {

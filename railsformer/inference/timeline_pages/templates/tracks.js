@@ -1,6 +1,6 @@
 // The two canvases: all of the time above, the part in view below, one lane a hazard. Draws `state`, tells `on`.
 function makeTracks(data, state, lanes, overview, on) {
-  const INK = "#1b2733", MUTED = "#4a5863", RULE = "#d9dfe4", GREY = "#5f6b75";
+  const INK = "#1b2733", MUTED = "#4a5863", RULE = "#d9dfe4", GREY = "#5f6b75", BLIND = "#b4bec7";
   const FONT = getComputedStyle(document.body).fontFamily;
   const AXIS_PX = 24, MAX_LANES = 10, LEAST_VIEW_SECONDS = Math.min(2, data.duration_seconds);
   const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
@@ -181,9 +181,13 @@ function makeTracks(data, state, lanes, overview, on) {
     pen.beginPath(); pen.rect(left(), 0, width() - left(), high); pen.clip();
     pen.fillStyle = "#e4e8ec";
     for (const [start, end] of data.not_scored) pen.fillRect(toX(start), 0, Math.max(1, toX(end) - toX(start)), high - AXIS_PX);
+    pen.fillStyle = BLIND;
+    for (const [start, end] of data.blind) pen.fillRect(toX(start), 0, Math.max(2, toX(end) - toX(start)), high - AXIS_PX);
     drawAxis(pen, high);
     pen.font = `12px ${FONT}`; pen.fillStyle = MUTED; pen.textAlign = "center"; pen.textBaseline = "top";
-    for (const [start, end, why] of data.not_scored) {
+    const seeing = data.not_scored.filter(([start, end]) => !data.blind.some((one) => one[0] < end && one[1] > start));
+    for (const [start, end, why] of [...seeing, ...data.blind.map(([start, end, why]) => [start, end, `camera ${why}`])]) {
+      pen.fillStyle = why.startsWith("camera ") ? INK : MUTED;
       if (pen.measureText(why).width + 8 < toX(end) - toX(start)) pen.fillText(why, (toX(Math.max(start, state.view[0])) + toX(Math.min(end, state.view[1]))) / 2, 6);
     }
     shown.forEach((label, index) => { if (label !== NORMAL) drawScores(pen, label, index * laneHeight); });
@@ -207,6 +211,8 @@ function makeTracks(data, state, lanes, overview, on) {
     if (left()) { pen.font = `12px ${FONT}`; pen.fillStyle = MUTED; pen.textBaseline = "middle"; pen.fillText("All of it", 12, high / 2 + 1); }
     pen.fillStyle = "#d3dae0";
     for (const [start, end] of data.not_scored) pen.fillRect(at(start), 0, Math.max(1, at(end) - at(start)), high);
+    pen.fillStyle = BLIND;
+    for (const [start, end] of data.blind) pen.fillRect(at(start), 0, Math.max(2, at(end) - at(start)), high);
     for (const item of state.items) {
       pen.fillStyle = item.verdict === "rejected" ? "#aeb9c2" : colourOf(item);
       pen.globalAlpha = item.verdict === "pending" ? 0.6 : 1;
