@@ -1,6 +1,7 @@
 """A model in PyTorch, as ONNX and as int8 ONNX: time of one clip, and clips a second eight at a time.
 
     python benchmarks/onnx_speed.py --model RUN                          on 1 and on 2 threads
+    python benchmarks/onnx_speed.py --model RUN --exported DIR           what `railsformer export` wrote from RUN
     python benchmarks/onnx_speed.py --base --threads 2 --passes 3        a random divided model of base width, 8 x 224
 
 PyTorch is measured as it is loaded and folded (`fold_for_inference`), as the exported file is. Every cell is the
@@ -28,6 +29,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="run folder or checkpoint")
+    parser.add_argument("--exported", type=Path, help="what was exported from --model; exported anew unless given")
     parser.add_argument("--base", action="store_true", help="a random divided model of base width instead, 8 x 224")
     parser.add_argument("--layers", type=int, default=12, help="blocks of --base (default: 12)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -35,19 +37,22 @@ def main() -> None:
     parsed = parser.parse_args()
     if bool(parsed.model) == parsed.base:
         parser.error("give --model RUN or --base")
+    if parsed.exported and parsed.base:
+        parser.error("--exported belongs to --model")
     with tempfile.TemporaryDirectory() as folder:
         model = parsed.model or write_base_model(Path(folder) / "base", layers=parsed.layers)
-        exported = Path(folder) / "exported"
-        report = export_onnx(model, output_dir=exported)
-        small = quantise(exported / MODEL_NAME, exported / INT8_NAME)
+        exported = parsed.exported or export_onnx(model, output_dir=Path(folder) / "exported").output_dir
+        small = quantise(exported / MODEL_NAME, Path(folder) / INT8_NAME)
+        large = OnnxNetwork(exported)
         config = RailsformerForVideoClassification.from_pretrained(model).config
         height, width = config.image_height_width
         print(f"{model}: {config.attention_type}, {config.num_hidden_layers} blocks of {config.hidden_size}, ", end="")
-        print(f"{config.num_frames} x {height} x {width}; opset {report.content['opset']}, file ", end="")
-        print(f"{report.content['bytes'] / 1e6:.0f} MB, int8 {small.stat().st_size / 1e6:.0f} MB")
+        print(f"{config.num_frames} x {height} x {width}; opset {large.opset}, file ", end="")
+        size = sum(each.stat().st_size for each in large.files)
+        print(f"{size / 1e6:.0f} MB, int8 {small.stat().st_size / 1e6:.0f} MB")
         print(f"{'threads':>7} {'network':16} {'ms, 1 clip':>11} {f'clips/s, {BATCH}':>11}")
         for threads in parsed.threads:
-            for name, network in networks(model, exported, threads=threads):
+            for name, network in networks(model, exported, small, threads=threads):
                 print(f"{threads:7d} {name:16} {measure(network, config, passes=parsed.passes)}", flush=True)
 
 
@@ -61,7 +66,7 @@ def write_base_model(folder: Path, *, layers: int) -> Path:
     return folder
 
 
-def networks(model: str | Path, exported: Path, *, threads: int) -> list[tuple[str, Any]]:
+def networks(model: str | Path, exported: Path, small: Path, *, threads: int) -> list[tuple[str, Any]]:
     """All four on so many threads."""
     torch.set_num_threads(threads)
     plain, folded = (RailsformerForVideoClassification.from_pretrained(model).eval() for _ in range(2))
@@ -70,7 +75,7 @@ def networks(model: str | Path, exported: Path, *, threads: int) -> list[tuple[s
         ("PyTorch", plain),
         ("PyTorch, folded", folded),
         ("ONNX float32", OnnxNetwork(exported, num_threads=threads)),
-        ("ONNX int8", OnnxNetwork(exported / INT8_NAME, num_threads=threads)),
+        ("ONNX int8", OnnxNetwork(small, num_threads=threads)),
     ]
 
 

@@ -9,7 +9,20 @@ from videos import write_video
 
 from railsformer.cli import main
 
-VERBS = ["build", "analyze", "train", "evaluate", "crossval", "convert", "push", "predict", "watch", "demo"]
+VERBS = [
+    "build",
+    "analyze",
+    "train",
+    "evaluate",
+    "crossval",
+    "convert",
+    "push",
+    "predict",
+    "watch",
+    "explain",
+    "export",
+    "demo",
+]
 
 
 def _railsformer(*arguments, cwd=None):

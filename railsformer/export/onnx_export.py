@@ -106,33 +106,13 @@ def export_onnx(
     clips = _random_clips(source.model, max(_CHECKED_BATCHES) if batch is None else 2 * batch)
     expected = _logits(source.model, clips)
     with whole_folder(folder) as scratch:
-        path = scratch / MODEL_NAME
         folded = source.model.fold_for_inference()
-        program = _program(source, opset=opset, batch=batch)
-        _forget_traces(program)
-        program.model.metadata_props.update(_metadata(source, opset=opset))
-        program.save(path, external_data=external_data)
-        del program
-        network = OnnxNetwork(path)
-        checked = _check_outputs(network, clips, expected, name=source.name)
-        content: dict[str, Any] = {
-            "version": 1,
-            "source": source.name,
-            "file": MODEL_NAME,
-            "bytes": sum(each.stat().st_size for each in network.files),
-            "opset": opset,
-            "batch": batch or "dynamic",
-            "precision": "float32",
-            "attention_type": source.model.config.attention_type,
-            "input_shape": [batch or "batch", *clips.shape[1:]],
-            "folded_parameters": folded.parameters_before - folded.parameters_after,
-            "tolerance": TOLERANCE,
-            "largest_difference": checked,
-            "versions": _versions(),
-            "int8": None,
-        }
-        if int8:
-            small = quantise(path, scratch / INT8_NAME)
+        network = _write_file(source, scratch / MODEL_NAME, opset=opset, batch=batch, external_data=external_data)
+        differences = _check_outputs(network, clips, expected, name=source.name)
+        content = _facts(source, network, differences)
+        content["folded_parameters"] = folded.parameters_before - folded.parameters_after
+        if rows is not None:
+            small = quantise(network.path, scratch / INT8_NAME)
             content["int8"] = _measure_int8(source, network, small, rows, max_videos=max_videos)
         _copy_companions(source, scratch)
         text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -259,6 +239,36 @@ def _quiet() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
+
+
+def _write_file(source: _Source, path: Path, *, opset: int, batch: int | None, external_data: bool) -> OnnxNetwork:
+    """Export, with the metadata, and open what was written."""
+    program = _program(source, opset=opset, batch=batch)
+    _forget_traces(program)
+    program.model.metadata_props.update(_metadata(source, opset=opset))
+    program.save(path, external_data=external_data)
+    return OnnxNetwork(path)
+
+
+def _facts(source: _Source, network: OnnxNetwork, differences: Mapping[str, float]) -> dict[str, Any]:
+    """Content of export.json before int8 is measured."""
+    config = source.model.config
+    batch = network.batch or "dynamic"
+    return {
+        "version": 1,
+        "source": source.name,
+        "file": network.path.name,
+        "bytes": sum(each.stat().st_size for each in network.files),
+        "opset": network.opset,
+        "batch": batch,
+        "precision": network.precision,
+        "attention_type": config.attention_type,
+        "input_shape": [batch, config.num_frames, config.num_channels, *config.image_height_width],
+        "tolerance": TOLERANCE,
+        "largest_difference": dict(differences),
+        "versions": _versions(),
+        "int8": None,
+    }
 
 
 def _metadata(source: _Source, *, opset: int) -> dict[str, str]:

@@ -146,17 +146,7 @@ def compare_on_split(
             raise ValueError(f"{loaded.name}: none of {len(rows)} videos could be read, first {reason}")
         each = scores.probabilities[read]
         first = each if first is None else first
-        figures = VideoClassificationMetrics().compute(
-            predictions=each.argmax(axis=1).tolist(),
-            references=order[scores.references[read]].tolist(),
-            label_names=names,
-        )
-        found[name] = {
-            "accuracy": figures["accuracy"],
-            "f1_macro": figures["f1_macro"],
-            "same_label": float((each.argmax(axis=1) == first.argmax(axis=1)).mean()),
-            "largest_score_difference": float(np.abs(each - first).max()),
-        }
+        found[name] = _compared(each, first, references=order[scores.references[read]], label_names=names)
     clip = clips[int(np.flatnonzero(read)[0])]["pixel_values"][None]
     for name, network in networks.items():
         found[name]["seconds_per_clip"] = median_seconds(partial(network, pixel_values=clip))
@@ -166,6 +156,22 @@ def compare_on_split(
         "num_videos": int(read.sum()),
         "num_threads": torch.get_num_threads(),
         "networks": found,
+    }
+
+
+def _compared(
+    scores: np.ndarray, first: np.ndarray, *, references: np.ndarray, label_names: list[str]
+) -> dict[str, float]:
+    """Accuracy of scores (num_videos, num_labels), and how far they are from those of the first network."""
+    predicted = scores.argmax(axis=1)
+    figures = VideoClassificationMetrics().compute(
+        predictions=predicted.tolist(), references=references.tolist(), label_names=label_names
+    )
+    return {
+        "accuracy": figures["accuracy"],
+        "f1_macro": figures["f1_macro"],
+        "same_label": float((predicted == first.argmax(axis=1)).mean()),
+        "largest_score_difference": float(np.abs(scores - first).max()),
     }
 
 

@@ -47,7 +47,9 @@ def watch_request(
     check_text("video", str(video.resolve()), "rename it")
     check_text("model", predictor.name, "rename its folder")
     names = ("*.safetensors", "*.onnx", "config.json", "preprocessor_config.json")
-    parts = sorted(path for name in names for path in Path(predictor.name).glob(name))
+    home = Path(predictor.name)
+    home = home.parent if home.is_file() else home  # an exported file
+    parts = sorted(path for name in names for path in home.glob(name))
     return {
         "video": str(video.resolve()),
         "video_bytes": facts.st_size,
