@@ -27,8 +27,8 @@ __all__ = ["run_demo"]
 PACKAGE = Path(__file__).parent
 TRUNK = PACKAGE / "model" / "demo_trunk"
 MARKER = ".railsformer_demo"
-NUM_RECORDINGS = 128
-SPLITS = (0.66, 0.06, 0.28)
+NUM_RECORDINGS = 192
+SPLITS = (0.77, 0.05, 0.18)
 SEED = 1
 
 WELCOME = """

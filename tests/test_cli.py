@@ -21,6 +21,7 @@ VERBS = [
     "watch",
     "explain",
     "export",
+    "compare",
     "demo",
 ]
 
