@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from railsformer.cli_compare import add_compare, run_compare
 from railsformer.cli_evaluate import add_evaluate, quiet_transformers, run_evaluate
 from railsformer.cli_explain import add_explain, run_explain
 from railsformer.cli_export import add_export, run_export
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_watch(verbs, run=_watch)
     add_explain(verbs, run=_explain)
     add_export(verbs, run=_export)
+    add_compare(verbs, run=lambda parsed: print(run_compare(parsed)))
     _add_convert(verbs)
     _add_push(verbs)
     _add_demo(verbs)

@@ -40,9 +40,10 @@ def add_evaluate(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[arg
     )
     evaluate.add_argument(
         "--frame_order",
-        choices=("forwards", "middle"),
+        choices=("forwards", "middle", "shuffled", "reversed"),
         default="forwards",
-        help="middle shows the middle frame in every place: what is recognised without motion (default: forwards)",
+        help="middle shows the middle frame in every place: what is recognised without motion; shuffled and reversed: "
+        "what is recognised whatever the order of the frames (default: forwards)",
     )
     evaluate.add_argument("--batch_size", type=int, default=8, help="clips x crops a forward pass (default: 8)")
     evaluate.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")

@@ -103,6 +103,36 @@ def test_the_middle_frame_everywhere(loaded):
     assert torch.equal(still, moving[1:2].expand(3, -1, -1, -1))
 
 
+def test_shuffled_frames_are_the_same_pictures_in_an_order_of_seed_and_index(loaded):
+    rows = loaded.split("train")
+    plain, shuffled = _clips(rows, num_clips=3), _clips(rows, num_clips=3, frame_order="shuffled", seed=4)
+    orders = set()
+    for index in range(len(plain)):
+        shown, numbers = _numbers(shuffled[index]), _numbers(plain[index])
+        assert sorted(shown) == sorted(numbers)
+        assert shown != numbers
+        orders.add(tuple(numbers.index(number) for number in shown))
+    assert len(orders) > 1
+    again = _clips(rows, num_clips=3, frame_order="shuffled", seed=4)
+    assert torch.equal(again[7]["pixel_values"], shuffled[7]["pixel_values"])
+    other = _clips(rows, num_clips=3, frame_order="shuffled", seed=5)
+    assert any(_numbers(other[index]) != _numbers(shuffled[index]) for index in range(len(other)))
+
+
+def test_the_crops_of_a_clip_share_the_shuffled_order(loaded):
+    rows = loaded.split("train")
+    plain, shuffled = (_clips(rows, num_crops=3, frame_order=order)[1] for order in ("forwards", "shuffled"))
+    means = [clip["pixel_values"].mean(dim=(2, 3, 4)) for clip in (plain, shuffled)]
+    order = [int((means[0][0] - mean).abs().argmin()) for mean in means[1][0]]
+    assert torch.equal(shuffled["pixel_values"], plain["pixel_values"][:, order])
+
+
+def test_reversed_frames_run_backwards(loaded):
+    rows = loaded.split("train")
+    moving, back = _clips(rows)[0]["pixel_values"], _clips(rows, frame_order="reversed")[0]["pixel_values"]
+    assert torch.equal(back, moving.flip(0))
+
+
 def test_training_clips_are_a_function_of_seed_epoch_and_index(loaded):
     rows = loaded.split("train")
     clips = _clips(rows, augmentation=AUGMENTATION, seed=5)

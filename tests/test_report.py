@@ -220,21 +220,23 @@ def test_an_unknown_label_is_refused(built, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_middle_frame_fits_nothing_and_leaves_the_model_alone(built, tmp_path):
+@pytest.mark.parametrize(("order", "banner"), [("middle", "Without motion."), ("shuffled", "Frames shuffled.")])
+def test_frames_in_another_order_fit_nothing_and_leave_the_model_alone(built, tmp_path, order, banner):
     model = _save_model(tmp_path / "model", KNOWN)
     done = evaluate_model(
         model,
         dataset=built,
         output_dir=tmp_path / "out",
-        frame_order="middle",
+        frame_order=order,
         num_clips=2,
         batch_size=3,
         num_workers=0,
     )
-    assert done.metrics["protocol"]["frame_order"] == "middle"
+    assert done.metrics["protocol"]["frame_order"] == order
+    assert banner in (tmp_path / "out" / "report.html").read_text()
     assert done.metrics["protocol"]["num_clips"] == 2
     assert done.metrics["calibration"] is done.metrics["operating_points"] is None
-    assert "frame_order middle" in done.metrics["protocol"]["calibration_note"]
+    assert f"frame_order {order}" in done.metrics["protocol"]["calibration_note"]
     assert not done.stored_in_run
     assert not list(tmp_path.rglob("operating_points.json"))
     assert "motion" not in {one["column"] for one in done.metrics["slices"]}
@@ -315,7 +317,7 @@ def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path
         ({"recalibrate": True, "calibration_split": "new"}, ValueError, "calibration_split must be .*, got 'new'"),
         ({"recalibrate": True, "frame_order": "middle"}, ValueError, "--recalibrate: nothing was fitted: with frame"),
         ({"leak_check": "far"}, ValueError, "leak_check must be one of near, exact, got 'far'"),
-        ({"frame_order": "back"}, ValueError, "frame_order must be one of forwards, middle, got 'back'"),
+        ({"frame_order": "back"}, ValueError, "frame_order must be .* middle, shuffled, reversed, got 'back'"),
     ],
 )
 def test_other_bad_input_leaves_nothing(model, built, tmp_path, change, error, message):

@@ -39,8 +39,9 @@ __all__ = [
     "video_file",
 ]
 
-# How the frames of a clip are shown: as they are, or the middle one in every place, which leaves no motion at all.
-FrameOrder = Literal["forwards", "middle"]
+# How the frames of a clip are shown: as they are, the middle one in every place (no motion at all), in a random order
+# (motion without its course), or from the last to the first (its course turned round).
+FrameOrder = Literal["forwards", "middle", "shuffled", "reversed"]
 # The label of a clip that could not be read: losses leave it out, as torch's do with this number.
 LOST_LABEL = -100
 
@@ -188,11 +189,12 @@ class ClipDataset(torch.utils.data.Dataset):
         sampling: How clips are cut from time.
         pixels: The model's input.
         augmentation: What training varies; None gives evaluation clips.
-        seed: Seed of the training randomness.
+        seed: Seed of the training randomness, and of shuffled frames.
         num_clips: Evaluation clips a video; their order is all clips of the first video, then of the second.
         num_crops: Crops of an evaluation clip: 1, the centre, or 3 along the long side. One index is one clip with all
             of its crops, so that it is decoded once.
-        frame_order: How the frames of an evaluation clip are shown.
+        frame_order: How the frames of an evaluation clip are shown. `shuffled` draws an order from (seed, index),
+            never the one they have; the crops of a clip share it.
         keep_lost: A training clip that cannot be read keeps its place, black, with LOST_LABEL and an entry `lost` (a
             `LostClip`): it costs itself and not the run. Evaluation always raises: it drops no video in silence.
 
@@ -285,10 +287,22 @@ class ClipDataset(torch.utils.data.Dataset):
             frames = read_frames(path, self._times(row, path, clip, rng))
         if self.augmentation:
             return training_pixels(frames, self.pixels, self.augmentation, rng)
-        if self.frame_order == "middle":
-            frames = np.broadcast_to(frames[len(frames) // 2], frames.shape)
+        if self.frame_order != "forwards":
+            frames = frames[self._order(len(frames), video_index * self.num_clips + clip)]
         pixels_of = evaluation_pixels if self.num_crops == 1 else evaluation_crops
         return pixels_of(frames, self.pixels)
+
+    def _order(self, num_frames: int, index: int) -> np.ndarray:
+        """Which frame of a clip stands in each place, shape (num_frames,)."""
+        order = np.arange(num_frames)
+        if self.frame_order == "middle":
+            return np.full(num_frames, num_frames // 2)
+        if self.frame_order == "reversed":
+            return order[::-1]
+        rng, drawn = np.random.default_rng([self.seed, index]), order
+        while num_frames > 1 and np.array_equal(drawn, order):
+            drawn = rng.permutation(num_frames)
+        return drawn
 
     def _lost(self, row: Mapping[str, Any], video_index: int, error: Exception) -> dict[str, Any]:
         """The place of a clip that cannot be read."""

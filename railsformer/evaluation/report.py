@@ -91,8 +91,8 @@ def evaluate_model(
         num_clips: Clips a video, spread over its length.
         num_crops: Crops of a clip: 1, the centre, or 3 along the long side.
         average: What is averaged over clips and crops: softmax scores or logits.
-        frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by; nothing is fitted
-            then, and nothing written into the run.
+        frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by; `shuffled` and
+            `reversed` leave its pictures and take its course. Nothing is fitted then, nothing written into the run.
         calibration_split: Split that temperature and operating points are fitted on.
         targets: What operating points shall reach: `recall>=0.9` (the default), `false_alarms_per_hour<=1`, or with a
             label in front, `LABEL:recall>=0.9`.

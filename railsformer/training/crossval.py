@@ -3,14 +3,8 @@
 import argparse
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +16,7 @@ from railsformer.data.folders import check_output_dir
 from railsformer.data.splits.fold_datasets import FoldPlan, join_splits, plan_folds, read_copies, write_fold_dataset
 from railsformer.training.arguments import parse_settings
 from railsformer.training.crossval_table import FoldResult, crossval_content, crossval_markdown
-from railsformer.training.resume import checkpoints_of, what_is_missing
-
-if sys.platform != "win32":
-    import fcntl
+from railsformer.training.verb_process import locked, resume_flags, run_verb, terminating
 
 __all__ = ["CrossvalSettings", "cross_validate", "crossval_parser", "parse_crossval"]
 
@@ -34,7 +25,6 @@ FACTS_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
 TRAINED_FILE = "trained.json"
 LOG_FILE = "log.txt"
-LOCK_FILE = ".lock"
 _PLACES = ("dataset", "output_dir", "seed")  # of each fold's own
 # Flags of train that a cross-validation decides itself.
 _REFUSED = {
@@ -42,7 +32,6 @@ _REFUSED = {
     "resume": "crossval goes on where it was; call it again with the same --output_dir",
     "plan": "it plans one training; call `railsformer train --plan`",
 }
-_SECONDS_TO_SAVE = 120.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +182,7 @@ def cross_validate(settings: CrossvalSettings, *, progress: bool = False) -> dic
     if not (settings.output_dir / TABLE_FILE).is_file():
         check_output_dir(settings.output_dir)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(settings.output_dir) as lock, _terminating():
+    with locked(settings.output_dir) as lock, terminating():
         return _Crossval(settings, dataset, plans, lock=lock, progress=progress).run(rows)
 
 
@@ -253,7 +242,7 @@ class _Crossval:
         if not (run / FACTS_FILE).is_file():  # train writes it last
             began = time.monotonic()
             flags = [*self.settings.training, "--dataset", str(dataset), "--output_dir", str(run), "--seed", str(seed)]
-            reason = self._verb("train", *flags, *_resume_flags(run), log=place / LOG_FILE)
+            reason = self._verb("train", *flags, *resume_flags(run), log=place / LOG_FILE)
             if reason:
                 return self._waiting(plan, seed, state="failed", reason=reason)
             facts = {"seconds": round(time.monotonic() - began, 1)}
@@ -278,26 +267,7 @@ class _Crossval:
         return FoldResult(plan.name, seed, state, plan.groups, plan.counts, plan.num_left_out, **facts)
 
     def _verb(self, *arguments: str, log: Path) -> str | None:
-        """Run a verb of ours in a process; None, or why it failed."""
-        command = [sys.executable, "-m", "railsformer.cli", *arguments]
-        options: dict[str, Any] = {} if sys.platform == "win32" else {"pass_fds": (self.lock.fileno(),)}
-        with log.open("ab") as file:
-            # The lock goes along: should this process be killed, nobody else begins while the training still runs.
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-            reader = threading.Thread(target=_pass_on, args=(process.stdout, file, self.progress))
-            reader.start()
-            try:
-                process.wait()
-            except BaseException:  # Ctrl-C or SIGTERM: let it save, then go
-                process.terminate()
-                try:
-                    process.wait(_SECONDS_TO_SAVE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                raise
-            finally:
-                reader.join(timeout=10)
-        return _failure(process.returncode, log) if process.returncode else None
+        return run_verb(*arguments, log=log, lock=self.lock, progress=self.progress)
 
     def _write(self, results: dict[tuple[str, int], FoldResult]) -> dict[str, Any]:
         content = crossval_content(list(results.values()), self._protocol())
@@ -336,66 +306,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is damaged or gone ({' '.join(str(error).split())}); remove {path.parent} and call crossval again"
         ) from error
     return content
-
-
-def _resume_flags(run: Path) -> list[str]:
-    """What makes an interrupted training go on from its newest whole checkpoint; without one it starts anew."""
-    if any(what_is_missing(checkpoint) is None for checkpoint in checkpoints_of(run)):
-        return ["--resume"]
-    shutil.rmtree(run, ignore_errors=True)
-    return []
-
-
-def _pass_on(output: IO[bytes], file: IO[bytes], progress: bool) -> None:
-    """Copy what a process prints to its log, and to the console where somebody watches."""
-    while chunk := os.read(output.fileno(), 4096):
-        file.write(chunk)
-        file.flush()
-        if progress:
-            sys.stderr.write(chunk.decode(errors="replace"))
-            sys.stderr.flush()
-
-
-def _failure(code: int, log: Path) -> str:
-    """The error's line, or the way the process ended."""
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    told = [line for line in lines if line.startswith("railsformer: error: ")]
-    if code == 2 and told:
-        return told[-1].removeprefix("railsformer: error: ")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-    return f"the process ended {f'by signal {-code}' if code < 0 else f'with code {code}'} ({last[:200]}); see {log}"
-
-
-@contextmanager
-def _locked(output_dir: Path) -> Iterator[IO[str]]:
-    """Hold output_dir for this process and those it starts.
-
-    Raises:
-        FileExistsError: If another process, or a training that outlived one, holds it.
-    """
-    with (output_dir / LOCK_FILE).open("a") as lock:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FileExistsError(
-                    f"output_dir {output_dir} is being written by another process; wait for it or name another folder"
-                ) from error
-        yield lock
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that the training is told and waited for."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

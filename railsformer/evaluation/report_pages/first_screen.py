@@ -21,6 +21,22 @@ __all__ = ["Banner", "Hazard", "banners", "facts", "hazard_labels", "hazards", "
 
 Level = Literal["repair", "beware"]
 
+# Title and text by the order of the frames, where it is not their own.
+_FRAME_ORDERS = {
+    "middle": (
+        "Without motion.",
+        "Every frame was replaced by the clip's middle one: these figures say what is seen without motion.",
+    ),
+    "shuffled": (
+        "Frames shuffled.",
+        "The frames of every clip were shown in a random order: these figures say what is seen whatever their order.",
+    ),
+    "reversed": (
+        "Frames reversed.",
+        "Every clip was shown from its last frame to its first: what happens there is not what the label says.",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Banner:
@@ -193,8 +209,7 @@ def banners(metrics: Mapping[str, Any]) -> list[Banner]:
         text = f"The split is {kind}: what was trained on may be of the same recording."
         found.append(Banner("beware", "Nobody knows what keeps the splits apart.", text))
     if protocol["frame_order"] != "forwards":
-        text = "Every frame was replaced by the clip's middle one: these figures say what is seen without motion."
-        found.append(Banner("beware", "Without motion.", text))
+        found.append(Banner("beware", *_FRAME_ORDERS[protocol["frame_order"]]))
     if metrics["num_unread"]:
         videos = counted(metrics["num_unread"], "video", "videos")
         names = listed([entry["video"] for entry in metrics["unread"]], most=3)

@@ -1,0 +1,1 @@
+"""The paper's comparison, run again on data of one's own."""
