@@ -154,6 +154,13 @@ def test_a_long_video_s_overlay_is_the_clip_and_a_little_around_it(predictor, tm
     assert shown[0][:480].mean() < 0.7 * shown[1][:480].mean()  # what was not looked at is dim
 
 
+def test_a_strip_of_a_picture_has_an_overlay_that_can_be_encoded(predictor, tmp_path):
+    video = write_video(tmp_path / "a.mp4", num_frames=7, width=16, height=640)
+    explanation = _explanation(predictor, video)
+    target = write_overlay(explanation, explanation.maps[0], tmp_path / "o.mp4")
+    assert max(read_frames(target, [0.0]).shape) < 5000
+
+
 @pytest.mark.parametrize(("frames", "size"), [(2, (64, 48)), (8, (48, 96)), (96, (96, 48))])
 def test_sheets_hold_any_number_of_frames_and_any_shape(tmp_path, frames, size):
     run = write_tiny_run(tmp_path / "run", num_frames=frames, frame_interval=1)

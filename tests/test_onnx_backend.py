@@ -85,6 +85,9 @@ def test_a_run_folder_may_hold_its_file_in_a_folder_of_its_own(run, exported, tm
     shutil.copyfile(exported / "model.onnx", tmp_path / "run" / "onnx" / "model.onnx")
     found = Predictor.from_pretrained(tmp_path / "run", backend="onnx")
     assert found.name == str(tmp_path / "run" / "onnx" / "model.onnx")
+    recalibrated = POINTS | {"temperature": 3.0}  # what `evaluate` writes, it writes into the run
+    (tmp_path / "run" / "operating_points.json").write_text(json.dumps(recalibrated))
+    assert Predictor.from_pretrained(tmp_path / "run", backend="onnx").temperature == 3.0
     assert not isinstance(Predictor.from_pretrained(tmp_path / "run", device="cpu").model, OnnxNetwork)
 
 

@@ -160,6 +160,8 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_nothing_is_left(run, tm
         ({"batch": 0}, "batch must be at least 1, or dynamic, got 0"),
         ({"int8": True}, "--int8 needs --dataset"),
         ({"dataset": "yard"}, "add --int8 or leave it out"),
+        ({"max_videos": 5}, "add --int8 or leave it out"),
+        ({"int8": True, "dataset": "yard", "max_videos": 0}, "--max_videos must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_one_line_before_the_work(run, tmp_path, options, message):

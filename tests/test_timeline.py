@@ -255,6 +255,19 @@ def test_events_are_written_as_json_and_as_a_table(tmp_path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "damage", [{"peak_seconds": "2.5"}, {"score": float("nan")}, {"start_seconds": None}, {"label": 3}]
+)
+def test_an_event_of_other_than_text_and_numbers_is_no_event(tmp_path, damage) -> None:
+    line = timeline([0, 0.9, 0.9, 0])
+    path = write_events(tmp_path, line, find_events(line, settings()), settings())
+    content = json.loads(path.read_text())
+    content["events"][0] |= damage
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"is no whole events\.json \({next(iter(damage))} must be"):
+        read_events(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "events": [{}]}'])
 def test_damaged_files_are_named(tmp_path, text: str) -> None:
     (tmp_path / "events.json").write_text(text)

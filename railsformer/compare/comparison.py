@@ -1,5 +1,6 @@
 """The whole comparison: what was asked for, one part after the other, and a report that grows with them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,22 @@ def run_comparison(
             )
             content = add_parts(folder, {"cost": cost}, command=command)
         if settings.trained:
-            sections = _trained_parts(folder, settings, progress=progress)
+            sections = _trained_parts(folder, settings, command=command, progress=progress)
             content = add_parts(folder, {name: sections[name] for name in settings.trained}, command=command)
     return content
 
 
-def _trained_parts(folder: Path, settings: ComparisonSettings, *, progress: bool) -> dict[str, Any]:
+def _trained_parts(
+    folder: Path, settings: ComparisonSettings, *, command: str | None, progress: bool
+) -> dict[str, Any]:
     """The parts that train networks: what is asked of several parts is trained once."""
     if settings.dataset is None or settings.config is None:
         raise ValueError("a comparison of accuracy needs a dataset and a recipe, got none")
     with_accuracy = "accuracy" in settings.what
+
+    def grow(sections: Mapping[str, Any]) -> None:  # the report, while trainings go on
+        add_parts(folder, {name: sections[name] for name in settings.trained if name in sections}, command=command)
+
     return compare_accuracy(
         folder,
         dataset=settings.dataset,
@@ -143,6 +150,7 @@ def _trained_parts(folder: Path, settings: ComparisonSettings, *, progress: bool
         peer_python=settings.peer_python if with_accuracy else None,
         frozen=settings.frozen and with_accuracy,
         probe="probe" in settings.what,
+        on_cell=grow,
         memory_gib=settings.memory_gib,
         retry=settings.retry,
         progress=progress,

@@ -319,7 +319,8 @@ def _joined(found: Sequence[_EmbeddedSplit], predictor: Predictor, dataset: Vide
     for each in found:
         rows = dataset.splits[each.split].select(each.rows)
         labels += [dataset.labels[index] if index >= 0 else _NONE for index in rows["label"]]
-        files += [video_names(dataset.splits[each.split])[row] for row in each.rows]
+        names = video_names(dataset.splits[each.split])
+        files += [names[row] for row in each.rows]
         for column, values in columns.items():
             values += list(rows[column]) if column in rows.column_names else [None] * len(rows)
     return EmbeddedVideos(
@@ -353,7 +354,8 @@ def _check_embeddings(embeddings: np.ndarray, model_name: str | Path, *, num_unr
 
 def _check_column(name: str, dataset: VideoDataset, splits: Sequence[str]) -> None:
     """Refuse a column that is named and not there; without the usual one cameras are not known."""
-    there = sorted({column for split in splits for column in dataset.splits[split].column_names})
+    columns = {column for split in splits for column in dataset.splits[split].column_names}
+    there = sorted(columns - {"video", "label"})  # these tell no camera
     if name in there or name == "group":
         return
     close = get_close_matches(name, there, n=1)

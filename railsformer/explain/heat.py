@@ -147,7 +147,7 @@ def paint(
     if relevance is not None:
         rows, columns = _pixels(box, *picture.shape[:2])
         size = (columns.stop - columns.start, rows.stop - rows.start)
-        smooth = np.asarray(Image.fromarray(relevance.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+        smooth = np.asarray(Image.fromarray(relevance.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
         colours, opacity = scale.table
         levels = scale.levels(smooth)
         alpha = opacity.astype(np.float32)[levels]

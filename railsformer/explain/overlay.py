@@ -111,7 +111,9 @@ class _Painter:
         self._track, self._scale = track_of(explanation, each), each.scale
         self._box = clip.box.of_size(width, height, was=clip.size)
         self._seen = seen_mask(height, width, self._box, clip.region)
-        self._panel = _draw_panel(explanation, each, width)
+        self._panel = _draw_panel(explanation, each, max(width, _LEAST_WIDTH_PX))
+        beside = max(0, _LEAST_WIDTH_PX - width)  # of a strip that cannot be made as wide as letters need
+        self._beside = ((0, 0), (beside // 2, beside - beside // 2), (0, 0))
         self._edge = max(1, round(min(width, height) / 400))
 
     def paint(self, picture: np.ndarray, seconds: float) -> np.ndarray:
@@ -120,6 +122,7 @@ class _Painter:
         painted = paint(picture, relevance, self._box, self._scale, self._seen)
         if relevance is not None:
             self._draw_outline(painted)
+        painted = np.pad(painted, self._beside)
         return np.concatenate([painted, self._panel.at(seconds, looked_at=relevance is not None)])
 
     def _draw_outline(self, picture: np.ndarray) -> None:

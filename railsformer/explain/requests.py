@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,10 @@ def event_requests(
     for number in numbers:
         if not 1 <= number <= len(found):
             raise ValueError(f"event must be 1 to {len(found)}, the events of {path}, got {number}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    watched_by = str(content.get("model") or predictor.name)
+    if Path(watched_by).resolve() != Path(predictor.name).resolve():
+        logger.warning("%s is of the model %s: its scores are not those of %s", path, watched_by, predictor.name)
     footage = _footage(path, video)
     duration = probe_video(footage, thorough=False).duration_seconds
     plan = _plan(path, predictor)
@@ -175,7 +180,9 @@ def explain(
                 write_explanation(explanation, whole / request.folder, with_video=settings.with_video)
             except VideoDecodeError as error:
                 first_error = first_error or error
-                logger.warning("left out: %s", error)
+                shutil.rmtree(whole / request.folder, ignore_errors=True)  # what was written before it showed
+                if len(requests) > 1:
+                    logger.warning("left out: %s", error)
                 continue
             explanations.append(explanation)
             if on_done:

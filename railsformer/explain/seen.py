@@ -19,6 +19,7 @@ __all__ = ["Box", "SeenClip", "crop_box", "see_clip", "square_pixels"]
 
 # Pictures for the contact sheet; the network's own come from the full ones.
 _SHEET_SIDE_PX = 540
+_MOST_ENLARGED_PX = 4096  # a strip of a picture is not made so wide that no encoder takes its height
 # Asked-for times are rounded to milliseconds in events.json.
 _END_SLACK_SECONDS = 0.01
 
@@ -142,7 +143,7 @@ def square_pixels(
     """
     width, height = picture.shape[1] * float(aspect), float(picture.shape[0])
     scale = min(1.0, most_px / min(width, height)) if most_px else 1.0
-    scale = max(scale, least_width_px / width)
+    scale = max(scale, min(least_width_px / width, _MOST_ENLARGED_PX / max(width, height)))
     step = 2 if even else 1
     size = max(step, round(width * scale / step) * step), max(step, round(height * scale / step) * step)
     if size == (picture.shape[1], picture.shape[0]):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.operating_points_file import OPERATING_POINTS_NAME, read_operating_points
 from railsformer.export.quantise import Quantised, check_dataset, compare_on_split, quantise
 from railsformer.inference.onnx_backend import METADATA_PREFIX, MODEL_NAME, OnnxNetwork, import_onnxruntime
+from railsformer.inference.predictor import find_operating_points
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 __all__ = ["DEFAULT_OPSET", "EXPORT_NAME", "INT8_NAME", "OPSETS", "TOLERANCE", "ExportReport", "export_onnx"]
@@ -98,13 +98,17 @@ def export_onnx(
         ValueError: If an argument is out of range, a package is missing, or the model cannot be exported or differs
             from PyTorch afterwards.
     """
-    _check_arguments(opset, batch, int8=int8, dataset=dataset)
+    _check_arguments(opset, batch, int8=int8, dataset=dataset, max_videos=max_videos)
     _check_packages()
     folder = check_output_dir(output_dir)
     source = _load(model)
     rows = check_dataset(dataset, split, model=source.model, name=source.name) if dataset is not None else None
     clips = _random_clips(source.model, max(_CHECKED_BATCHES) if batch is None else 2 * batch)
     expected = _logits(source.model, clips)
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            f"{source.name}: its scores are not numbers; its weights are damaged or its training diverged"
+        )
     with whole_folder(folder) as scratch:
         folded = source.model.fold_for_inference()
         network = _write_file(source, scratch / MODEL_NAME, opset=opset, batch=batch, external_data=external_data)
@@ -121,7 +125,9 @@ def export_onnx(
     return ExportReport(Path(output_dir), content)
 
 
-def _check_arguments(opset: int, batch: int | None, *, int8: bool, dataset: str | Path | None) -> None:
+def _check_arguments(
+    opset: int, batch: int | None, *, int8: bool, dataset: str | Path | None, max_videos: int | None
+) -> None:
     if opset not in OPSETS:
         age = "too old" if opset < OPSETS.start else "too new"
         raise ValueError(
@@ -134,6 +140,10 @@ def _check_arguments(opset: int, batch: int | None, *, int8: bool, dataset: str 
         raise ValueError("--int8 needs --dataset: what 8 bits cost is measured on its validation split")
     if dataset is not None and not int8:
         raise ValueError(f"--dataset {dataset} is what --int8 is measured on; add --int8 or leave it out")
+    if max_videos is not None and not int8:
+        raise ValueError(f"--max_videos {max_videos} is for measuring --int8; add --int8 or leave it out")
+    if max_videos is not None and max_videos < 1:
+        raise ValueError(f"--max_videos must be at least 1, got {max_videos}")
 
 
 def _check_packages() -> None:
@@ -152,10 +162,10 @@ def _load(name: str | Path) -> _Source:
     if info["missing_keys"]:
         raise ValueError(f"{name} has no head (classifier.weight is missing); fine-tune it first")
     model = model.cpu().eval()
-    points = None
-    if Path(name, OPERATING_POINTS_NAME).is_file():
-        read_operating_points(name, label_names=list(model.config.id2label.values()))  # refuses what is damaged
-        points = json.loads(Path(name, OPERATING_POINTS_NAME).read_text(encoding="utf-8"))
+    points, path = None, find_operating_points(name)
+    if path is not None:
+        read_operating_points(path, label_names=list(model.config.id2label.values()))  # refuses what is damaged
+        points = json.loads(path.read_text(encoding="utf-8"))
     return _Source(
         str(name), model, PixelSettings.from_pretrained(name), ClipSampling.from_config(model.config), points
     )
@@ -329,4 +339,5 @@ def _copy_companions(source: _Source, folder: Path) -> None:
     source.model.config.save_pretrained(folder)
     source.pixels.save_pretrained(folder)
     if source.operating_points is not None:
-        shutil.copyfile(Path(source.name, OPERATING_POINTS_NAME), folder / OPERATING_POINTS_NAME)
+        text = json.dumps(source.operating_points, indent=2, ensure_ascii=False)
+        (folder / OPERATING_POINTS_NAME).write_text(text + "\n", encoding="utf-8")

@@ -450,9 +450,20 @@ def read_events(folder: str | Path) -> tuple[list[Event], EventSettings, Smoothi
             raise ValueError(f"version must be {_VERSION}, got {content['version']!r}")
         how = dict(content["settings"])
         smoothing = Smoothing(**how.pop("smoothing"))
-        return [Event(**event) for event in content["events"]], EventSettings(**how), smoothing
+        return [_checked(Event(**event)) for event in content["events"]], EventSettings(**how), smoothing
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole events.json ({error}); run railsformer watch again") from error
+
+
+def _checked(event: Event) -> Event:
+    """The event, if its label is text and its numbers are numbers."""
+    if not isinstance(event.label, str):
+        raise ValueError(f"label must be text, got {event.label!r}")
+    for name in ("start_seconds", "end_seconds", "peak_seconds", "score"):
+        value = getattr(event, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    return event
 
 
 def _rounded(event: Event) -> dict[str, Any]:

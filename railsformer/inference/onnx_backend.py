@@ -14,12 +14,12 @@ from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.model.configuration_railsformer import RailsformerConfig
 
-__all__ = ["METADATA_PREFIX", "MODEL_NAME", "OnnxNetwork", "find_onnx", "import_onnxruntime"]
+__all__ = ["METADATA_PREFIX", "MODEL_NAME", "SUBFOLDER", "OnnxNetwork", "find_onnx", "import_onnxruntime"]
 
 MODEL_NAME = "model.onnx"
 METADATA_PREFIX = "railsformer."
 _ADVICE = "write it anew with railsformer export --format onnx"
-_SUBFOLDER = "onnx"  # where repositories that hold PyTorch weights, too, keep theirs
+SUBFOLDER = "onnx"  # where repositories that hold PyTorch weights, too, keep theirs
 
 
 def import_onnxruntime() -> ModuleType:
@@ -45,7 +45,7 @@ def find_onnx(name: str | Path) -> Path:
         FileNotFoundError: If there is none.
     """
     path = Path(name)
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such ONNX file; correct the name, or {_ADVICE}")
         return path
@@ -56,11 +56,11 @@ def find_onnx(name: str | Path) -> Path:
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FileNotFoundError(f"{name}: neither a folder nor a repository that can be had ({reason})") from error
-    for place in (folder / MODEL_NAME, folder / _SUBFOLDER / MODEL_NAME):
+    for place in (folder / MODEL_NAME, folder / SUBFOLDER / MODEL_NAME):
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"{name}: no {MODEL_NAME} in it, nor {_SUBFOLDER}/{MODEL_NAME}, as --backend onnx needs; make one with "
+        f"{name}: no {MODEL_NAME} in it, nor {SUBFOLDER}/{MODEL_NAME}, as --backend onnx needs; make one with "
         f"railsformer export --model {name} --format onnx --output_dir DIR and name DIR"
     )
 

@@ -20,13 +20,13 @@ from railsformer.evaluation.operating_points_file import (
     OperatingPointsFile,
     read_operating_points,
 )
-from railsformer.inference.onnx_backend import MODEL_NAME, OnnxNetwork
+from railsformer.inference.onnx_backend import MODEL_NAME, SUBFOLDER, OnnxNetwork
 from railsformer.inference.regions import Region
 from railsformer.inference.views import VideoViews, Viewing, frame_views, read_views
 from railsformer.model.loading import torch_dtype
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["Backend", "Prediction", "Predictor", "check_top_k"]
+__all__ = ["Backend", "Prediction", "Predictor", "check_top_k", "find_operating_points"]
 
 # What runs the network: PyTorch, or onnxruntime a file that `railsformer export` wrote.
 Backend = Literal["torch", "onnx"]
@@ -288,7 +288,10 @@ def _exported(
         raise ValueError(f"dtype is fixed in an exported model, got {dtype}; leave it out")
     network = OnnxNetwork(name)
     labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
-    points = _operating_points(network.path.parent, labels)
+    path = find_operating_points(network.path.parent)
+    if path is None and network.path.parent.name == SUBFOLDER:  # of a run, which `evaluate` writes to
+        path = find_operating_points(network.path.parent.parent)
+    points = None if path is None else read_operating_points(path, label_names=labels)
     if points is None and network.operating_points is not None:
         with TemporaryDirectory() as folder:  # for their check, which reads a file
             Path(folder, OPERATING_POINTS_NAME).write_text(json.dumps(network.operating_points), encoding="utf-8")
@@ -307,8 +310,12 @@ def _exported(
 def _check_not_exported(name: str | Path) -> None:
     """Refuse an exported model that PyTorch is to run, which would find no weights."""
     folder = Path(name)
-    if folder.suffix == ".onnx" or ((folder / MODEL_NAME).is_file() and not list(folder.glob("*.safetensors*"))):
-        raise ValueError(f"{name} is an exported model, which PyTorch cannot run; add --backend onnx")
+    if (folder.suffix == ".onnx" and not folder.is_dir()) or (
+        (folder / MODEL_NAME).is_file() and not [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")]
+    ):
+        raise ValueError(
+            f"{name} is an exported model, which PyTorch cannot run; add --backend onnx, or name the run it is of"
+        )
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -321,10 +328,17 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device {device!r} is not there ({reason}); leave it out or name another") from error
 
 
-def _operating_points(name: str | Path, labels: Sequence[str]) -> OperatingPointsFile | None:
-    """What the folder or Hub repository holds; None where it has none."""
+def find_operating_points(name: str | Path) -> Path | None:
+    """The operating points of a folder or Hub repository; None where it has none."""
+    if Path(name).is_dir():
+        path = Path(name, OPERATING_POINTS_NAME)
+        return path if path.is_file() else None
     try:
-        path = name if Path(name).is_dir() else hf_hub_download(str(name), OPERATING_POINTS_NAME)
-        return read_operating_points(path, label_names=labels)
+        return Path(hf_hub_download(str(name), OPERATING_POINTS_NAME))
     except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
         return None
+
+
+def _operating_points(name: str | Path, labels: Sequence[str]) -> OperatingPointsFile | None:
+    path = find_operating_points(name)
+    return None if path is None else read_operating_points(path, label_names=labels)
