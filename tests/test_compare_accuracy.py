@@ -386,7 +386,7 @@ def test_a_cell_that_fails_keeps_its_reason_and_is_tried_again_when_asked(recipe
     assert again["accuracy"]["pairs"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_models_and_peers_stand_in_rows_of_their_own(recipe, yard_dataset, tmp_path):
     base = _other("videomae", tmp_path / "videomae")
     keys = {"schemes": ("space_only",), "other_models": (str(base),), "peer_python": sys.executable}

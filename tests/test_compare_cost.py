@@ -385,8 +385,8 @@ def test_a_peak_counts_the_weights_and_what_training_adds(tmp_path):
         request = {**REQUEST, "mode": mode, "repeats": 1}
         answer = run_cell(tmp_path / mode, [sys.executable, "-c", script], request, identity={}, retry=False)
         peaks[mode] = answer["peak_bytes"] / 2**20
-    assert 64 <= peaks["forward"] < 100
-    assert 3 * 64 <= peaks["training"] < 6 * 64
+    assert peaks["forward"] >= 64  # and what libraries load at their first call, which differs from build to build
+    assert 2 * 64 <= peaks["training"] - peaks["forward"] < 5 * 64
 
 
 @pytest.mark.slow
