@@ -15,10 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
 
 from railsformer.data.analysis.measure import MOTION_GAP_SECONDS, ClipFacts, default_clip_seconds
 
-__all__ = ["INK", "MUTED", "Drawing", "draw_figures", "figure_style", "name_rows", "png_bytes", "printable", "shorten"]
+__all__ = [
+    "INK", "MUTED", "Drawing", "draw_figures", "figure_style", "name_rows", "png_bytes", "printable", "settle_layout",
+    "shorten",
+]  # fmt: skip
 
 INK, MUTED, _RULE = "#1b2733", "#52606b", "#cfd6dc"
 _BLUE, _SKY, _ORANGE, _GREEN = "#0072b2", "#56b4e9", "#e69f00", "#009e73"  # after Okabe and Ito
@@ -42,6 +46,7 @@ _STYLE = {
 # DejaVu comes with matplotlib; the others know more scripts, where they are installed.
 _FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Devanagari", "Microsoft YaHei", "Hiragino Sans")
 _TITLE_INCHES = 0.8
+_PLACE_STEP = np.pi * 1e-6  # of a figure's width or height; no round number of points or inches lies between two steps
 
 
 @dataclass(frozen=True)
@@ -353,6 +358,7 @@ def _render(draw: _Draw, title: str, subtitle: str, *, width: float, height: flo
             va="top",
         )
         draw(_Canvas(figure, narrow))
+        settle_layout(figure)
         return png_bytes(figure)
 
 
@@ -369,6 +375,22 @@ def png_bytes(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
         figure.savefig(file, format="png", metadata={"Software": None})  # the same pixels, the same bytes
     return file.getvalue()
+
+
+def settle_layout(figure: Figure) -> None:
+    """Lay a figure out once and for all, its axes on round places.
+
+    The solver of matplotlib's constrained layout sorts by memory address, so its last bits differ from call to call;
+    in an SVG they turn digits, and the same content would not give the same file.
+    """
+    engine = figure.get_layout_engine()
+    if engine is None:
+        return
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        corners = axes.get_position(original=True).get_points()
+        axes.set_position(Bbox(np.round(corners / _PLACE_STEP) * _PLACE_STEP))
 
 
 def name_rows(axes: Axes, names: Sequence[str], *, narrow: bool, places: Sequence[float] | None = None) -> None:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from railsformer.data.analysis.figures import MUTED, figure_style, png_bytes, printable, shorten
+from railsformer.data.analysis.figures import MUTED, figure_style, png_bytes, printable, settle_layout, shorten
 
 __all__ = ["BLUE", "ORANGE", "RED", "RULE", "Canvas", "Drawing", "draw_both", "quiet_axes", "wrapped"]
 
@@ -87,7 +87,6 @@ def draw_both(
     with mpl.rc_context(figure_style() | {"svg.hashsalt": name}):
         wide = _render(draw, title, subtitle, width=10.0, height=height + _TITLE_INCHES[False], narrow=False)
         png = png_bytes(wide)
-        wide.set_layout_engine("none")  # laid out already
         svg = _svg_bytes(wide)
         phone = None
         if phone_height is not None:
@@ -120,6 +119,7 @@ def _render(
     below = _filled(subtitle, 52 if narrow else 110)
     figure.text(left, 1 - 0.52 / height, below, fontsize=10 if narrow else 12, color=MUTED, va="top")
     draw(Canvas(figure, narrow))
+    settle_layout(figure)
     return figure
 
 
