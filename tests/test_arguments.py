@@ -80,6 +80,11 @@ def test_exponents_without_a_point_are_numbers(tmp_path):
         ({"1": 2}, NEEDED, "recipe.yaml: unknown key '1'"),
         ({"model": "a", "trainable_blocks": 2}, NEEDED, "trainable_blocks .*got 2 with trainable=all"),
         ({"model": "a", "metric_for_best_model": "recall/"}, NEEDED, "or f1/LABEL, recall/LABEL, .*got 'recall/'"),
+        (
+            {"model": "a", "metric_for_best_model": "top_k/two"},
+            NEEDED,
+            "average_precision/LABEL, top_k/K, got 'top_k/two'",
+        ),
         ({"model": "a", "early_stopping_patience": 0}, NEEDED, "early_stopping_patience must be at least 1, got 0"),
         (
             {"model": "a", "early_stopping_patience": 2, "eval_strategy": "no"},
@@ -146,8 +151,10 @@ def test_what_cached_embeddings_would_pass_over_is_refused(tmp_path, name, value
         parse_settings([*recipe, *NEEDED])
 
 
-@pytest.mark.parametrize(("figure", "greater"), [("loss", False), ("f1_macro", True), ("recall/Signal-loss", True)])
-def test_more_is_better_but_for_the_loss(tmp_path, figure, greater):
+@pytest.mark.parametrize(
+    ("figure", "greater"), [("loss", False), ("brier", False), ("f1_macro", True), ("recall/Signal-loss", True)]
+)
+def test_more_is_better_but_for_losses_and_errors(tmp_path, figure, greater):
     settings = parse_settings([*_recipe(tmp_path, model="a", metric_for_best_model=figure), *NEEDED])
     assert settings.run.greater_is_better is greater
 

@@ -1,5 +1,6 @@
-"""Training files that turn out unreadable: what they cost, who is told, and when the run ends."""
+"""Files that turn out unreadable: what they cost, who is told, and when the run ends."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from railsformer.data.clips import LostClip, load_video_dataset
-from railsformer.data.video import VideoDecodeError
 from railsformer.training.arguments import parse_settings
 from railsformer.training.bad_clips import LostClips
 from railsformer.training.trainer import train
@@ -68,10 +68,111 @@ def test_past_the_share_the_run_stops_with_the_list(damaged, tmp_path):
     assert {entry["file"] for entry in listed} <= set(files)
 
 
-def test_a_bad_validation_video_is_refused_by_name(yard_dataset, tmp_path):
-    dataset, files = _damaged(yard_dataset, tmp_path / "dataset", split="validation", number=1)
-    with pytest.raises(VideoDecodeError, match=Path(files[0]).name):
-        _train(dataset, tmp_path / "run", "--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1")
+ONE_EVALUATION = ["--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+HEAD = ["--trainable", "head", "--cache_embeddings", "true"]
+
+
+@pytest.fixture(scope="module")
+def damaged_validation(yard_dataset, tmp_path_factory):
+    """One validation video that cannot be read, of seven."""
+    return _damaged(yard_dataset, tmp_path_factory.mktemp("damaged") / "dataset", split="validation", number=1)
+
+
+def test_bad_validation_videos_past_the_share_are_refused_by_name(damaged_validation, tmp_path):
+    dataset, files = damaged_validation
+    message = rf"1 of the 7 validation videos could not be read, more than max_lost_share 0.05: {files[0]} \(1x"
+    with pytest.raises(ValueError, match=message):
+        _train(dataset, tmp_path / "run", *ONE_EVALUATION)
+
+
+def test_figures_are_those_of_the_validation_videos_that_could_be_read(
+    damaged_validation, yard_dataset, tmp_path, caplog, monkeypatch
+):
+    dataset, files = damaged_validation
+    flags = [*ONE_EVALUATION, "--max_lost_share", "0.5", "--per_device_train_batch_size", "4"]
+    found = _train(dataset, tmp_path / "run", *flags, "--per_device_eval_batch_size", "3")
+    assert caplog.text.count(f"{files[0]}: lost from validation") == 1
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [(one["file"], one["count"]) for one in facts["lost_validation"]] == [(files[0], 1)]
+    assert facts["lost_clips"] == []
+    assert found.validation["num_lost"] == 1
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "1 videos of validation could not be read at least once" in text
+    assert Path(files[0]).name in text
+
+    def without_the_first(name):
+        whole = load_video_dataset(name)
+        rows = whole.split("validation")
+        kept = rows.select(range(1, len(rows)))
+        return dataclasses.replace(whole, splits={**whole.splits, "validation": kept})
+
+    monkeypatch.setattr("railsformer.training.trainer.load_video_dataset", without_the_first)
+    expected = _train(yard_dataset, tmp_path / "fewer", *flags, "--per_device_eval_batch_size", "6")
+    for name in ("f1_macro", "loss", "brier", "map"):
+        assert found.validation[name] == pytest.approx(expected.validation[name], abs=1e-5), name
+
+
+def test_a_figure_that_the_readable_videos_cannot_give_is_told(yard_dataset, tmp_path):
+    rows = load_video_dataset(yard_dataset).split("validation")
+    label = next(label for label in rows["label"] if rows["label"].count(label) == 1)
+    file = Path(rows[rows["label"].index(label)]["video"]["path"])
+    shutil.copytree(yard_dataset, tmp_path / "dataset")
+    (tmp_path / "dataset" / file.relative_to(yard_dataset)).write_bytes(b"rubbish" * 100)
+    name = rows.features["label"].names[label]
+    flags = ["--metric_for_best_model", f"recall/{name}", "--max_lost_share", "0.5"]
+    message = rf"recall/{name} cannot be computed on the 6 validation videos that could be read"
+    for more in (ONE_EVALUATION, HEAD):
+        with pytest.raises(ValueError, match=message):
+            _train(tmp_path / "dataset", tmp_path / more[0].strip("-"), *flags, *more)
+
+
+def test_a_bad_file_costs_a_head_on_embeddings_its_clips_and_is_listed(damaged, tmp_path):
+    dataset, files = damaged
+    flags = [*HEAD, "--embedding_views", "2", "--embedding_draws", "1", "--class_balance", "loss"]
+    summary = _train(dataset, tmp_path / "run", *flags, "--max_lost_share", "0.5")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted((entry["file"], entry["count"]) for entry in facts["lost_clips"]) == [(file, 3) for file in files]
+    assert facts["lost_validation"] == []
+    assert "9 clips of 3 files could not be read" in (tmp_path / "run" / "summary.md").read_text()
+    assert set(facts["class_weights"]) == set(summary.labels)
+    assert max(facts["class_weights"].values()) > min(facts["class_weights"].values())
+
+
+def test_past_the_share_a_head_on_embeddings_stops_with_the_list_and_goes_on_once_files_are_repaired(
+    damaged, yard_dataset, tmp_path
+):
+    dataset, files = (
+        tmp_path / "dataset",
+        [file.replace(str(damaged[0]), str(tmp_path / "dataset")) for file in damaged[1]],
+    )
+    shutil.copytree(damaged[0], dataset)
+    with pytest.raises(ValueError, match=r"3 of the 2\d training clips could not be read, more than max_lost_share"):
+        _train(dataset, tmp_path / "run", *HEAD)
+    listed = json.loads((tmp_path / "run" / "lost_clips.json").read_text())
+    assert sorted(entry["file"] for entry in listed) == sorted(files)
+    for file in files:
+        shutil.copyfile(file.replace(str(dataset), str(yard_dataset)), file)
+    _train(dataset, tmp_path / "run", *HEAD, "--resume")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["lost_clips"] == []
+    _train(yard_dataset, tmp_path / "whole", *HEAD)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_bad_validation_video_is_left_out_of_a_heads_figures(damaged_validation, tmp_path):
+    dataset, files = damaged_validation
+    with pytest.raises(ValueError, match=r"1 of the 7 validation videos could not be read"):
+        _train(dataset, tmp_path / "refused", *HEAD)
+    summary = _train(dataset, tmp_path / "run", *HEAD, "--max_lost_share", "0.5")
+    assert [one["file"] for one in summary.lost_validation] == files
+    supports = [value for name, value in summary.validation.items() if name.startswith("support/")]
+    assert sum(supports) == 6
+
+
+def test_where_every_clip_is_lost_there_is_nothing_to_go_on_with(yard_dataset, tmp_path):
+    dataset, _ = _damaged(yard_dataset, tmp_path / "dataset", split="validation", number=7)
+    with pytest.raises(ValueError, match="7 of the 7 validation videos could not be read, and none is left"):
+        _train(dataset, tmp_path / "run", *ONE_EVALUATION, "--max_lost_share", "1")
 
 
 def test_the_loss_is_the_mean_over_the_clips_that_are_there_however_a_step_is_cut(damaged, tmp_path):
@@ -86,17 +187,22 @@ def test_the_loss_is_the_mean_over_the_clips_that_are_there_however_a_step_is_cu
 
 @pytest.mark.slow
 def test_two_processes_lose_clips_as_one_does(damaged, tmp_path):
-    flags = ["--max_steps", "6", "--eval_strategy", "no", "--max_lost_share", "1", "--dataset", damaged[0]]
+    dataset, videos = _damaged(damaged[0], tmp_path / "dataset", split="validation", number=1)
+    flags = ["--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "6", "--max_lost_share", "0.9"]
+    flags += ["--per_device_eval_batch_size", "2", "--dataset", dataset]
     script = ROOT / "scripts" / "finetune.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
     command = [*launch, *TINY, *flags, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    _train(*damaged[:1], tmp_path / "one", *flags[:6], "--per_device_train_batch_size", "2")
+    _train(dataset, tmp_path / "one", *flags[:-2], "--per_device_train_batch_size", "2")
     assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), abs=1e-5)
-    two, one = (json.loads((tmp_path / name / "run.json").read_text())["lost_clips"] for name in ("two", "one"))
-    assert two == one
+    two, one = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("two", "one"))
+    assert two["lost_clips"] == one["lost_clips"]
+    assert [[entry["file"] for entry in facts["lost_validation"]] for facts in (one, two)] == [videos, videos]
+    for name in ("num_lost", "f1_macro", "loss", "brier"):
+        assert two["validation"][name] == pytest.approx(one["validation"][name], abs=1e-5), name
 
 
 def test_the_count_goes_on_from_a_checkpoint(caplog):

@@ -88,6 +88,25 @@ def test_validation_chooses_the_regularisation_and_the_model_holds_the_head():
     assert (predicted == labels[:40]).mean() == pytest.approx(fit.validation["accuracy"])
 
 
+@pytest.mark.parametrize(
+    ("figure", "best"),
+    [("brier", min), ("calibration_error", min), ("average_precision/Other", max), ("top_k/2", max)],
+)
+def test_figures_of_scores_choose_in_their_own_direction(figure, best):
+    features, labels = _blobs(4)
+    fit = fit_head(
+        _model(),
+        embeddings=features[:80],
+        labels=labels[:80],
+        weights=np.ones(80),
+        validation_embeddings=features[80:] + 3,
+        validation_labels=labels[80:],
+        label_names=LABELS,
+        figure=figure,
+    )
+    assert fit.tried[fit.regularisation] == best(fit.tried.values()) == fit.validation[figure]
+
+
 def test_embeddings_are_what_the_head_is_shown(clips, tmp_path):
     model = _model()
     embeddings = cached_embeddings(model, clips, folder=tmp_path)

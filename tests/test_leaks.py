@@ -7,9 +7,10 @@ import shutil
 import pytest
 import yaml
 from moving_scenes import scene, write_scene
+from tiny_run import write_tiny_run
 
 from railsformer.data.clips import load_video_dataset
-from railsformer.evaluation.leaks import find_leaks, write_training_videos
+from railsformer.evaluation.leaks import earlier_trainings, find_leaks, write_training_videos
 
 LABELS = {"0": "hazard", "1": "other"}
 
@@ -166,6 +167,82 @@ def test_a_model_that_says_nothing_is_unknown(elsewhere, tmp_path):
         found = find_leaks(model, elsewhere, "test")
         assert found["state"] == "unknown"
         assert found["videos"] == []
+
+
+@pytest.fixture
+def tuned_again(trained, scenes, tmp_path):
+    """A run that started from `trained` and went on with other videos; and its dataset, whose audit is clean."""
+    base, _ = trained
+    files = {"train": {"d.mp4": (scenes["s3"], "yard")}, "test": {"same.mp4": (scenes["s1"], "bridge")}}
+    clean = {"exact_copies": {"clusters": []}, "near_copies": {"pairs": []}}
+    dataset = _write_dataset(tmp_path / "second", files, fingerprint="second", audit=clean)
+    (tmp_path / "tuned").mkdir()
+    write_training_videos(tmp_path / "tuned", load_video_dataset(dataset), earlier=earlier_trainings(base))
+    return tmp_path / "tuned", dataset
+
+
+def test_what_the_base_of_a_run_saw_counts_too(tuned_again, elsewhere, trained):
+    run, dataset = tuned_again
+    (earlier,) = json.loads((run / "training_videos.json").read_text())["earlier"]
+    assert [(one["name"], one["group"]) for one in earlier["videos"]] == [("a.mp4", "gate"), ("b.mp4", "bridge")]
+    found = find_leaks(run, load_video_dataset(dataset), "test", num_workers=1)  # though its own audit is clean
+    assert (found["state"], found["num_exact"], found["videos"]) == ("mixed", 1, ["same.mp4"])
+    assert "of a training that it started from: the run saw 1 of 1 videos" in found["reason"]
+    both = find_leaks(run, elsewhere, "test", num_workers=1)
+    assert (both["state"], both["num_exact"], both["num_near"]) == ("mixed", 2, 1)
+    assert both["num_same_group"] == 1
+    assert find_leaks(run, load_video_dataset(trained[1]), "test", num_workers=1)["state"] == "clean"
+    again = earlier_trainings(run)  # and is handed on
+    assert [one["dataset_fingerprint"] for one in again] == ["second", "aaa"]
+
+
+def _tiny_base(folder, **facts):
+    """A checkpoint as `train` leaves it, without the list of its videos."""
+    write_tiny_run(folder, negative_labels=["idle"])
+    if facts:
+        (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["run.json alone", "neither", "a base that has gone", "a base without a list"])
+def test_a_fine_tuned_base_that_does_not_list_its_videos_makes_it_unknown(trained, tmp_path, kind):
+    run, dataset = trained
+    base = tmp_path / "base"
+    if kind == "run.json alone":
+        _tiny_base(base, dataset="/nowhere", dataset_fingerprint="x", base=None)
+    elif kind == "neither":  # as it comes from the Hub
+        _tiny_base(base)
+    else:
+        gone = tmp_path / "first"
+        if kind == "a base without a list":
+            _tiny_base(gone)
+        content = json.loads((run / "training_videos.json").read_text())
+        base.mkdir()  # a run of an earlier version, which listed its own videos only
+        (base / "training_videos.json").write_text(json.dumps({k: v for k, v in content.items() if k != "earlier"}))
+        (base / "run.json").write_text(json.dumps({"base": str(gone), "given": {"model": str(gone)}}))
+        assert find_leaks(base, load_video_dataset(dataset), "test")["state"] == "unknown"
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    write_training_videos(tuned, load_video_dataset(dataset), earlier=earlier_trainings(base))
+    found = find_leaks(tuned, load_video_dataset(dataset), "test")
+    assert found["state"] == "unknown"
+    assert "of a training that it started from: the run does not list its videos" in found["reason"]
+    assert find_leaks(tuned, load_video_dataset(dataset), "train")["state"] == "mixed"
+
+
+def test_a_base_that_no_run_of_ours_made_leaves_the_verdict_as_it_is(trained, tmp_path):
+    _, dataset = trained
+    assert earlier_trainings(None) == []
+    plain = write_tiny_run(tmp_path / "plain")
+    assert earlier_trainings(plain) == []
+    old = tmp_path / "old"  # a run of an earlier version that started from an image model, which has gone
+    old.mkdir()
+    write_training_videos(old, load_video_dataset(dataset))
+    content = json.loads((old / "training_videos.json").read_text())
+    content.pop("earlier")
+    (old / "training_videos.json").write_text(json.dumps(content))
+    (old / "run.json").write_text(json.dumps({"base": "/nowhere/dino", "given": {"image_model": "dino"}}))
+    assert find_leaks(old, load_video_dataset(dataset), "test")["state"] == "clean"
 
 
 @pytest.mark.parametrize("text", ["{", '{"videos": [{"name": "a.mp4"}]}'])

@@ -237,6 +237,11 @@ def test_training_starts_from_a_run(run, yard_dataset, tmp_path):
     train(parse_settings(flags))
     config = RailsformerConfig.from_pretrained(tmp_path / "next")
     assert (config.num_frames, config.frame_interval, config.hidden_size) == (8, 7, 32)
+    own, seen = (
+        json.loads((folder / "training_videos.json").read_text()) for folder in (run.run_dir, tmp_path / "next")
+    )
+    assert own["earlier"] == []
+    assert [one["videos"] for one in seen["earlier"]] == [own["videos"]]
 
 
 def test_a_non_commercial_base_is_announced(run, yard_dataset, tmp_path, caplog):

@@ -4,12 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import datasets
+from transformers import PretrainedConfig
 
 from railsformer.data.clips import VideoDataset, load_video_dataset
 from railsformer.data.copies.fingerprints import Fingerprint, SegmentOfFile, fingerprint_videos
@@ -18,26 +19,46 @@ from railsformer.data.dataset_folder import read_dataset_facts
 from railsformer.data.files import whole_file
 from railsformer.data.splits.fold_datasets import read_copies
 
-__all__ = ["TRAINING_VIDEOS_FILE", "LeakCheck", "find_leaks", "write_training_videos"]
+__all__ = ["TRAINING_VIDEOS_FILE", "LeakCheck", "earlier_trainings", "find_leaks", "write_training_videos"]
 
 logger = logging.getLogger(__name__)
 
 # `near` decodes the videos of both sides where no audit has done so; `exact` compares files by their bytes.
 LeakCheck = Literal["near", "exact"]
+_State = Literal["clean", "mixed", "unknown"]
 
 TRAINING_VIDEOS_FILE = "training_videos.json"
-_VERSION = 1
+_VERSION = 2
 _SEEN_SPLITS = ("train", "validation")
 _RUN_FILE = "run.json"
 _NAMED = 20
 
 
-def write_training_videos(run_dir: str | Path, dataset: VideoDataset) -> Path:
+def earlier_trainings(base: str | Path | None) -> list[dict[str, Any]]:
+    """What the model that a run starts from was trained on by us: its own training first, then that of its base.
+
+    Args:
+        base: Run folder, a checkpoint in it, another checkpoint, or a Hub id; None for random weights.
+
+    Returns:
+        `dataset`, `dataset_fingerprint` and `videos` of each training, `videos` None where they are not listed;
+        nothing for a checkpoint that is not of a run of ours.
+
+    Raises:
+        ValueError: If a file of the base is damaged.
+    """
+    return _trainings_of_base(base, visited=frozenset())
+
+
+def write_training_videos(
+    run_dir: str | Path, dataset: VideoDataset, *, earlier: Sequence[Mapping[str, Any]] = ()
+) -> Path:
     """Write which videos a run saw, so that evaluations can tell whether they measure on one of them.
 
     Args:
         run_dir: The run folder.
         dataset: What it was trained on; of it train and validation are listed, validation chose the epoch.
+        earlier: What `earlier_trainings` gave for what it started from.
 
     Returns:
         The path of training_videos.json.
@@ -55,6 +76,7 @@ def write_training_videos(run_dir: str | Path, dataset: VideoDataset) -> Path:
         "dataset_fingerprint": dataset.fingerprint,
         "median_seconds": _median_seconds(dataset),
         "videos": videos,
+        "earlier": [dict(training) for training in earlier],
     }
     path = Path(run_dir) / TRAINING_VIDEOS_FILE
     with whole_file(path) as partial:
@@ -81,7 +103,7 @@ def find_leaks(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Compare a split with what the model's run saw.
+    """Compare a split with what the model's run saw, and the runs that it started from.
 
     Args:
         model: Run folder, a checkpoint in it, or a Hub id.
@@ -100,28 +122,27 @@ def find_leaks(
     Raises:
         ValueError: If a file of the run or the audit is damaged.
     """
-    seen = _read_seen(Path(model))
+    trainings = _trainings_of(Path(model), visited=frozenset())
     rows = dataset.split(split)
-    if seen is None:
-        return _verdict("unknown", reason="the model does not say which videos it was trained on")
-    if seen.fingerprint and seen.fingerprint == dataset.fingerprint:
-        if split in _SEEN_SPLITS:
-            use = "was trained on" if split == "train" else "chose its weights on"
-            return _verdict("mixed", exact=_names(rows), reason=f"the run {use} this very split")
-        audited = _by_audit(dataset, split)
-        if audited is not None:
-            return audited
-        seen = replace(seen, rows=_seen_rows(dataset))
-    return _by_comparison(seen, rows, check=check, num_workers=num_workers, progress=progress)
+    if trainings is None:
+        return _verdict(_Found("unknown", "the model does not say which videos it was trained on"), rows)
+    distinct: dict[str | int, dict[str, Any]] = {}
+    for place, training in enumerate(trainings):  # two trainings on one dataset are compared with once
+        distinct.setdefault(training["dataset_fingerprint"] or place, training)
+    found = [
+        _by_training(_seen(training), dataset, split, check=check, num_workers=num_workers, progress=progress)
+        for training in distinct.values()
+    ]
+    return _verdict(_joined(found), rows)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a run saw.
+    """What a training saw.
 
     Args:
         fingerprint: Of its dataset.
-        hashes: SHA-256 of its files, None where the run does not list them.
+        hashes: SHA-256 of its files, None where it does not list them.
         groups: Its cameras or recordings.
         rows: The rows themselves, None where the dataset is not on this machine.
     """
@@ -132,24 +153,109 @@ class _Seen:
     rows: datasets.Dataset | None
 
 
-def _read_seen(model: Path) -> _Seen | None:
-    """What the run folder says that it saw; None where it says nothing. A checkpoint belongs to the folder above."""
+@dataclass(frozen=True)
+class _Found:
+    """What a split has in common with a training: rows by their index."""
+
+    state: _State
+    reason: str
+    exact: frozenset[int] = field(default_factory=frozenset)
+    near: frozenset[int] = field(default_factory=frozenset)
+    same_group: frozenset[int] = field(default_factory=frozenset)
+
+
+def _trainings_of(model: Path, *, visited: frozenset[Path]) -> list[dict[str, Any]] | None:
+    """All trainings of a run, its own first; None where the folder is not of one. A checkpoint is of the one above."""
     for folder in (model, model.parent) if model.is_dir() else ():
-        listed = _read_json(folder / TRAINING_VIDEOS_FILE)
-        facts = listed or _read_json(folder / _RUN_FILE)
-        if not facts:
+        listed, facts = _read_json(folder / TRAINING_VIDEOS_FILE), _read_json(folder / _RUN_FILE)
+        if not listed and not facts:
             continue
+        told = listed or facts
+        own = {
+            "dataset": str(told.get("dataset") or ""),
+            "dataset_fingerprint": str(told.get("dataset_fingerprint") or ""),
+            "videos": listed.get("videos"),
+        }
+        if "earlier" in listed:
+            earlier = listed["earlier"]
+        elif (facts.get("given") or {}).get("image_model"):
+            earlier = []
+        else:  # written by an earlier version, or lost: what it started from is looked at where it lies
+            looked_at = visited | {folder.resolve(), model.resolve()}
+            earlier = _trainings_of_base(facts.get("base"), visited=looked_at)
         try:
-            videos = listed.get("videos") if listed else None
-            hashes = None if videos is None else frozenset(str(video["sha256"]) for video in videos)
-            groups = frozenset(str(video["group"]) for video in videos or () if video["group"])
-        except (KeyError, TypeError) as error:
+            for training in (own, *earlier):
+                _seen(training, with_rows=False)
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder / TRAINING_VIDEOS_FILE} is damaged ({error!r}); remove it, the check then goes without it"
             ) from error
-        fingerprint = str(facts.get("dataset_fingerprint") or "")
-        return _Seen(fingerprint, hashes, groups, _training_rows(str(facts.get("dataset", "")), fingerprint))
+        return [own, *earlier]
     return None
+
+
+def _trainings_of_base(base: str | Path | None, *, visited: frozenset[Path]) -> list[dict[str, Any]]:
+    """As `earlier_trainings`; a folder that was looked at before counts as one that does not list its videos."""
+    if base is None:
+        return []
+    unlisted = {"dataset": "", "dataset_fingerprint": "", "videos": None}
+    if Path(base).resolve() in visited:
+        return [unlisted]
+    trainings = _trainings_of(Path(base), visited=visited)
+    if trainings is not None:
+        return trainings
+    try:
+        config, _ = PretrainedConfig.get_config_dict(str(base))
+    except (OSError, ValueError):  # it has gone, so nobody can tell
+        return [unlisted]
+    # `railsformer train` alone writes a list; a run from the Hub, or without its files, leaves only this.
+    return [unlisted] if isinstance(config.get("negative_labels"), list) else []
+
+
+def _seen(training: Mapping[str, Any], *, with_rows: bool = True) -> _Seen:
+    """A training as it was listed, with its rows where its dataset still lies in its folder as it was."""
+    videos, fingerprint = training["videos"], training["dataset_fingerprint"]
+    return _Seen(
+        fingerprint,
+        hashes=None if videos is None else frozenset(str(video["sha256"]) for video in videos),
+        groups=frozenset(str(video["group"]) for video in videos or () if video["group"]),
+        rows=_training_rows(training["dataset"], fingerprint) if with_rows else None,
+    )
+
+
+def _by_training(
+    seen: _Seen, dataset: VideoDataset, split: str, *, check: LeakCheck, num_workers: int | None, progress: bool
+) -> _Found:
+    """What a split has in common with one training."""
+    rows = dataset.split(split)
+    if seen.fingerprint and seen.fingerprint == dataset.fingerprint:
+        if split in _SEEN_SPLITS:
+            use = "was trained on" if split == "train" else "chose its weights on"
+            return _Found("mixed", f"the run {use} this very split", exact=frozenset(range(len(rows))))
+        audited = _by_audit(dataset, split)
+        if audited is not None:
+            return audited
+        seen = replace(seen, rows=_seen_rows(dataset))
+    return _by_comparison(seen, rows, check=check, num_workers=num_workers, progress=progress)
+
+
+def _joined(found: Sequence[_Found]) -> _Found:
+    """Of several trainings: mixed where one is, else unknown where one is; the reasons are theirs."""
+    order: tuple[_State, ...] = ("mixed", "unknown", "clean")
+    state = min((one.state for one in found), key=order.index)
+    reasons = [
+        one.reason if place == 0 else f"of a training that it started from: {one.reason}"
+        for place, one in enumerate(found)
+        if one.state == state
+    ]
+    exact = frozenset[int]().union(*(one.exact for one in found))
+    return _Found(
+        state,
+        "; ".join(dict.fromkeys(reasons)),
+        exact=exact,
+        near=frozenset[int]().union(*(one.near for one in found)) - exact,
+        same_group=frozenset[int]().union(*(one.same_group for one in found)),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -179,7 +285,7 @@ def _seen_rows(dataset: VideoDataset) -> datasets.Dataset:
     return datasets.concatenate_datasets([dataset.splits[name] for name in _SEEN_SPLITS if name in dataset.splits])
 
 
-def _by_audit(dataset: VideoDataset, split: str) -> dict[str, Any] | None:
+def _by_audit(dataset: VideoDataset, split: str) -> _Found | None:
     """What the dataset's own audit says of its sides; None where there is none."""
     facts = read_dataset_facts(Path(dataset.name) / "dataset.json")
     home = Path(str(facts.get("view_of") or dataset.name))  # a fold's videos were audited where they lie
@@ -189,20 +295,17 @@ def _by_audit(dataset: VideoDataset, split: str) -> dict[str, Any] | None:
     joined = datasets.concatenate_datasets([rows, others])
     leaked = _joined_to_later(read_copies(replace(dataset, name=str(home)), joined), first=len(rows))
     if not leaked:
-        return _verdict(
-            "clean", reason=f"the dataset's audit found no video of {split} with a copy in training or validation"
-        )
+        return _Found("clean", f"the dataset's audit found no video of {split} with a copy in training or validation")
     hashes = {digest for _, digest, _ in _listed(others)}
-    found = rows.select(leaked)
-    exact = [name for name, digest, _ in _listed(found) if digest and digest in hashes]
-    near = [name for name in _names(found) if name not in exact]
+    digests = [digest for _, digest, _ in _listed(rows.select(leaked))]
+    exact = frozenset(index for index, digest in zip(leaked, digests, strict=True) if digest and digest in hashes)
     reason = f"{len(leaked)} of {len(rows)} videos have a copy in training or validation, as the dataset's audit says"
-    return _verdict("mixed", exact=exact, near=near, reason=reason)
+    return _Found("mixed", reason, exact=exact, near=frozenset(leaked) - exact)
 
 
 def _by_comparison(
     seen: _Seen, rows: datasets.Dataset, *, check: LeakCheck, num_workers: int | None, progress: bool
-) -> dict[str, Any]:
+) -> _Found:
     """Bytes first; then pictures, where the videos of the training are there."""
     listed = _listed(rows)
     hashes = seen.hashes
@@ -213,23 +316,21 @@ def _by_comparison(
     if check == "near" and seen.rows is not None and _are_files(rows) and _are_files(seen.rows):
         pictures, near = _by_pictures(rows, seen.rows, known=exact, num_workers=num_workers, progress=progress)
         exact, looked = exact | pictures, True
-    same_group = sum(1 for _, _, group in listed if group and group in seen.groups)
-    familiar = f"; {same_group} are of cameras or recordings that it knows" if same_group else ""
-    names = [name for name, _, _ in listed]
-    found = {"exact": [names[index] for index in sorted(exact)], "near": [names[index] for index in sorted(near)]}
+    same_group = frozenset(index for index, (_, _, group) in enumerate(listed) if group and group in seen.groups)
+    familiar = f"; {len(same_group)} are of cameras or recordings that it knows" if same_group else ""
     if exact or near:
         reason = f"the run saw {len(exact | near)} of {len(rows)} videos, or copies of them, in training or validation"
-        return _verdict("mixed", **found, num_same_group=same_group, reason=reason + familiar)
+        return _Found("mixed", reason + familiar, frozenset(exact), frozenset(near), same_group)
     if looked:
         reason = "no copy of a video that the run saw was found, by bytes and by pictures"
-        return _verdict("clean", num_same_group=same_group, reason=reason + familiar)
+        return _Found("clean", reason + familiar, same_group=same_group)
     what = "no file is one that the run saw, but" if hashes is not None else "the run does not list its videos, and"
     why = (
         "pictures were not compared (--leak_check exact)"
         if check == "exact"
         else "the videos of its training are not at hand to compare pictures with"
     )
-    return _verdict("unknown", num_same_group=same_group, reason=f"{what} {why}{familiar}")
+    return _Found("unknown", f"{what} {why}{familiar}", same_group=same_group)
 
 
 def _by_pictures(
@@ -280,19 +381,13 @@ def _are_files(rows: datasets.Dataset) -> bool:
     return all(video.get("bytes") is None and video.get("path") for video in rows["video"])
 
 
-def _verdict(
-    state: Literal["clean", "mixed", "unknown"],
-    *,
-    exact: Sequence[str] = (),
-    near: Sequence[str] = (),
-    num_same_group: int = 0,
-    reason: str,
-) -> dict[str, Any]:
+def _verdict(found: _Found, rows: datasets.Dataset) -> dict[str, Any]:
+    videos = _names(rows.select([*sorted(found.exact), *sorted(found.near)][:_NAMED]))
     return {
-        "state": state,
-        "num_exact": len(exact),
-        "num_near": len(near),
-        "num_same_group": num_same_group,
-        "videos": [*exact, *near][:_NAMED],
-        "reason": reason,
+        "state": found.state,
+        "num_exact": len(found.exact),
+        "num_near": len(found.near),
+        "num_same_group": len(found.same_group),
+        "videos": videos,
+        "reason": found.reason,
     }

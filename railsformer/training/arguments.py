@@ -16,8 +16,16 @@ from transformers import HfArgumentParser, TrainingArguments
 __all__ = ["DataArguments", "ModelArguments", "RunArguments", "Settings", "parse_settings", "print_help"]
 
 STARTS = ("model", "image_model", "from_scratch")
-SELECTION_FIGURES = ("f1_macro", "accuracy", "balanced_accuracy", "f1_weighted", "loss")
+# Figures of validation that may choose the epoch, by their names in the report.
+SELECTION_FIGURES = (
+    "f1_macro", "accuracy", "balanced_accuracy", "f1_weighted", "f1_micro", "map", "loss", "negative_log_likelihood",
+    "calibration_error", "brier",
+)  # fmt: skip
+LOWER_IS_BETTER = ("loss", "negative_log_likelihood", "calibration_error", "brier")
 LABEL_FIGURES = ("f1", "recall", "precision")  # of one label, such as recall/Cabin-Worker
+RANKING_FIGURE = "average_precision"  # likewise, but of the scores
+TOP_K = "top_k"  # with its k, such as top_k/2
+_PARTED_FIGURES = (*(f"{name}/LABEL" for name in (*LABEL_FIGURES, RANKING_FIGURE)), f"{TOP_K}/K")
 # Layers of a block that adapters may go to; `dense` are the extra ones behind every attention step but the last.
 LORA_TARGETS = ("qkv", "output", "dense", "mlp")
 # Flags of TrainingArguments that would go around something of ours, and what to do instead.
@@ -199,9 +207,7 @@ class RunArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best epoch, not the last"})
     metric_for_best_model: str | None = field(
         default="f1_macro",
-        metadata={
-            "help": f"Figure that chooses the epoch: {', '.join(SELECTION_FIGURES)}, or of one label as recall/LABEL"
-        },
+        metadata={"help": f"Figure that chooses the epoch: {', '.join((*SELECTION_FIGURES, *_PARTED_FIGURES))}"},
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log"})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode, for each training one"})
@@ -263,14 +269,15 @@ class RunArguments(TrainingArguments):
     def _check_selection(self) -> None:
         """A figure that exists, and evaluations where something waits for them."""
         figure = (self.metric_for_best_model or "").removeprefix("eval_")
-        kind, _, label = figure.partition("/")
-        if figure not in SELECTION_FIGURES and not (kind in LABEL_FIGURES and label):
+        kind, _, part = figure.partition("/")
+        parted = (kind in (*LABEL_FIGURES, RANKING_FIGURE) and part) or (kind == TOP_K and part.isdecimal())
+        if figure not in SELECTION_FIGURES and not parted:
             raise ValueError(
                 f"metric_for_best_model must be one of {', '.join(SELECTION_FIGURES)}, or "
-                f"{', '.join(f'{name}/LABEL' for name in LABEL_FIGURES)}, got {self.metric_for_best_model!r}"
+                f"{', '.join(_PARTED_FIGURES)}, got {self.metric_for_best_model!r}"
             )
         if getattr(self, "greater_is_better", None) is None:  # stock goes by the last letters, which may be a label's
-            self.greater_is_better = figure != "loss"
+            self.greater_is_better = figure not in LOWER_IS_BETTER
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError(
                 f"early_stopping_patience needs evaluations, got {self.early_stopping_patience} with eval_strategy no"

@@ -1,6 +1,7 @@
 """What the Trainer tells us while it runs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -11,7 +12,7 @@ from transformers.trainer_callback import ProgressCallback
 from railsformer.data.clips import ClipDataset
 from railsformer.training.mixing import MixedClips
 
-__all__ = ["EpochCallback", "ReadableProgress", "check_reporters"]
+__all__ = ["EarlyStopping", "EpochCallback", "ReadableProgress", "check_reporters", "evaluations_since_best"]
 
 _PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-mlflow", "flyte": "flytekit"}
 
@@ -35,6 +36,53 @@ def check_reporters(names: Sequence[str]) -> None:
                 f"report_to {name} needs a package that is not installed; pip install {_PACKAGES.get(name, name)}, or "
                 "leave it out"
             ) from error
+
+
+def evaluations_since_best(log_history: Sequence[Mapping[str, Any]], figure: str, *, greater_is_better: bool) -> int:
+    """Evaluations after the best one; 0 where the last is better than all before it, or there is none.
+
+    Args:
+        log_history: Of the Trainer's state. One of step 0 is passed over: no checkpoint could be kept of it.
+        figure: metric_for_best_model. One that is not a number is worse than any.
+        greater_is_better: Its direction.
+    """
+    key = f"eval_{figure.removeprefix('eval_')}"
+    sign = 1.0 if greater_is_better else -1.0
+    # By step: an evaluation that a resumed run repeats is the same one.
+    values = {log["step"]: sign * log[key] for log in log_history if key in log and log["step"] > 0}
+    scores = [-math.inf if math.isnan(value) else value for value in values.values()]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends a run after some evaluations in a row without a better figure.
+
+    How many there were is read off the log that every checkpoint keeps, so that a resumed run ends where one never
+    killed does, and takes no further step where its checkpoint was the last. (transformers' own callback counts from
+    nothing after a resume.)
+
+    Args:
+        patience: How many evaluations.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop at once where the checkpoint's run had come to its end."""
+        self.on_evaluate(args, state, control)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop where patience is spent."""
+        waited = evaluations_since_best(
+            state.log_history, str(args.metric_for_best_model), greater_is_better=bool(args.greater_is_better)
+        )
+        if waited >= self.patience:
+            control.should_training_stop = True
 
 
 class EpochCallback(TrainerCallback):
@@ -81,7 +129,9 @@ class ReadableProgress(ProgressCallback):
                 shown["data wait"] = f"{logs['data_wait_share']:.0%}"
             self.training_bar.set_postfix(shown)
         if "eval_f1_macro" in logs:
+            unread = f", {logs['eval_num_lost']} video(s) unread" if "eval_num_lost" in logs else ""
             self.training_bar.write(
                 f"epoch {logs['epoch']:.3g} of {state.num_train_epochs:.3g}: validation macro F1 "
                 f"{logs['eval_f1_macro']:.3f}, accuracy {logs['eval_accuracy']:.3f}, loss {logs['eval_loss']:.3f}"
+                f"{unread}"
             )

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,15 +15,15 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from railsformer.data.clips import ClipDataset, VideoDataset
+from railsformer.data.clips import LOST_LABEL, ClipDataset, LostClip, VideoDataset, collate_training_clips
 from railsformer.data.files import whole_file
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
-from railsformer.evaluation.linear_probe import clip_features
 from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
-from railsformer.training.arguments import Settings
-from railsformer.training.figures import check_selection, validation_figures
+from railsformer.training.arguments import LOWER_IS_BETTER, RunArguments, Settings
+from railsformer.training.bad_clips import KeptPlaces, LostClips
+from railsformer.training.figures import check_selection, score_figures, validation_figures
 from railsformer.training.samplers import even_chances
 from railsformer.training.start import choose_augmentation, choose_loss, groups_of
 
@@ -52,11 +52,17 @@ class HeadFit:
         regularisation: Inverse strength that was taken.
         validation: Figures of the head that was taken.
         tried: Figure on validation by inverse strength.
+        lost_clips: Training files that could not be read: `file`, `count`, `reason`.
+        lost_validation: The same of validation.
+        class_weights: Weight of each class, where they differ.
     """
 
     regularisation: float
     validation: dict[str, float]
     tried: dict[float, float]
+    lost_clips: list[dict[str, Any]] = field(default_factory=list)
+    lost_validation: list[dict[str, Any]] = field(default_factory=list)
+    class_weights: tuple[float, ...] | None = None
 
 
 def fit_frozen_trunk(
@@ -71,6 +77,7 @@ def fit_frozen_trunk(
 
     Each video counts once however many clips of it are embedded. With class_balance `sampler` labels, and groups
     within a label, count alike; with `loss` classes count by their effective number of clips; `both` multiplies them.
+    A clip that cannot be read costs its place, a video of validation is left out of the figures; both are counted.
 
     Args:
         settings: The recipe.
@@ -80,9 +87,8 @@ def fit_frozen_trunk(
         folder: For the embeddings; what a killed run left there is taken over.
 
     Raises:
-        ValueError: If there are several processes, a split is missing, validation has not the chosen figure, or the
-            folder holds embeddings of something else.
-        VideoDecodeError: If a video cannot be read.
+        ValueError: If there are several processes, a split is missing, validation has not the chosen figure, the
+            folder holds embeddings of something else, or more clips than max_lost_share cannot be read.
     """
     run = settings.run
     if run.world_size > 1:
@@ -91,34 +97,62 @@ def fit_frozen_trunk(
     figure = str(run.metric_for_best_model).removeprefix("eval_")
     check_selection(figure, label_names=dataset.labels, validation_labels=validation_rows["label"])
     views, draws = run.embedding_views or 1, run.embedding_draws or 0
-    found = {
-        name: cached_embeddings(
-            model,
-            clips,
-            folder=folder / name,
-            fingerprint=dataset.fingerprint,
-            num_draws=draws,
-            batch_size=run.per_device_eval_batch_size,
-            num_workers=run.dataloader_num_workers,
-            progress=not run.disable_tqdm,
-        )
-        for name, clips in _clips_to_embed(settings, rows, validation_rows, model.config, pixels).items()
-    }
-    labels = np.array(rows["label"])
-    weights = _video_weights(settings, labels, groups_of(rows), num_labels=len(dataset.labels)) / (views + draws)
-    embeddings = [found[name] for name in ("train", "train-augmented") if name in found]
+    lost = LostClips(clips_of_epoch=len(rows) * (views + draws), max_share=run.max_lost_share)
+    lost_videos = LostClips(clips_of_epoch=len(validation_rows), max_share=run.max_lost_share, split="validation")
+    found = {}
+    for name, clips in _clips_to_embed(settings, rows, validation_rows, model.config, pixels).items():
+        counted = lost_videos if name == "validation" else lost
+        found[name] = _embed(model, clips, run, folder=folder / name, fingerprint=dataset.fingerprint, lost=counted)
+    labels, validation_labels = np.array(rows["label"]), np.array(validation_rows["label"])
+    class_weights, weights = _video_weights(settings, labels, groups_of(rows), num_labels=len(dataset.labels))
+    embeddings = np.concatenate([found[name] for name in ("train", "train-augmented") if name in found])
     # Evaluation clips go video by video, draws all videos by all videos.
     order = np.concatenate((np.repeat(np.arange(len(labels)), views), np.tile(np.arange(len(labels)), draws)))
-    return fit_head(
+    read, shown = _are_read(embeddings), _are_read(found["validation"])
+    fit = fit_head(
         model,
-        embeddings=np.concatenate(embeddings),
-        labels=labels[order],
-        weights=weights[order],
-        validation_embeddings=found["validation"],
-        validation_labels=np.array(validation_rows["label"]),
+        embeddings=embeddings[read],
+        labels=labels[order][read],
+        weights=weights[order][read] / (views + draws),
+        validation_embeddings=found["validation"][shown],
+        validation_labels=validation_labels[shown],
         label_names=dataset.labels,
         figure=figure,
     )
+    told, told_videos = lost.gathered(), lost_videos.gathered()
+    return replace(fit, lost_clips=told, lost_validation=told_videos, class_weights=class_weights)
+
+
+def _embed(
+    model: RailsformerForVideoClassification,
+    clips: ClipDataset,
+    run: RunArguments,
+    *,
+    folder: Path,
+    fingerprint: str,
+    lost: LostClips,
+) -> np.ndarray:
+    """Embeddings as the recipe wants them; a clip that could not be read is a row that is not a number.
+
+    Raises:
+        ValueError: If too many clips could not be read, or all of them, with the list.
+    """
+    found = cached_embeddings(
+        model,
+        clips,
+        folder=folder,
+        fingerprint=fingerprint,
+        num_draws=run.embedding_draws or 0,
+        batch_size=run.per_device_eval_batch_size,
+        num_workers=run.dataloader_num_workers,
+        progress=not run.disable_tqdm,
+        lost=lost,
+    )
+    read = _are_read(found)
+    if lost.count(int((~read).sum()), epoch=0) or not read.any():
+        what = "validation videos" if lost.split == "validation" else "training clips"
+        raise lost.refusal(Path(str(run.output_dir)), what=what, is_main_process=True)
+    return found
 
 
 def cached_embeddings(
@@ -131,6 +165,7 @@ def cached_embeddings(
     batch_size: int = 16,
     num_workers: int = 0,
     progress: bool = False,
+    lost: LostClips | None = None,
 ) -> np.ndarray:
     """CLS of the trunk after its last norm for every clip, computed where the folder does not hold it yet.
 
@@ -143,13 +178,14 @@ def cached_embeddings(
         batch_size: Clips of a forward pass.
         num_workers: Processes that decode.
         progress: Show a bar.
+        lost: Counts clips that cannot be read: rows of NaN, tried again the next time. None: the first one raises.
 
     Returns:
         Embeddings, shape (num_clips, hidden_size), with all draws one after the other.
 
     Raises:
-        ValueError: If the folder holds embeddings of something else.
-        VideoDecodeError: If a video cannot be read.
+        ValueError: If the folder holds embeddings of something else, or the trunk gives what is no number.
+        VideoDecodeError: If a video cannot be read, without `lost`.
     """
     _claim(folder, _identity(model, clips, fingerprint=fingerprint, num_draws=num_draws))
     num_clips = len(clips) * (num_draws if clips.augmentation else 1)
@@ -157,13 +193,47 @@ def cached_embeddings(
     starts = range(0, num_clips, _CLIPS_OF_A_FILE)
     for start in tqdm(starts, desc=f"embeddings of {folder.name}", unit="file", disable=not progress, leave=False):
         path = folder / f"{start:07d}.npy"
-        if not path.is_file():
-            some = torch.utils.data.Subset(clips, range(start, min(start + _CLIPS_OF_A_FILE, num_clips)))
-            features = clip_features(model, cast(Any, some), batch_size=batch_size, num_workers=num_workers)
+        size = min(_CLIPS_OF_A_FILE, num_clips - start)
+        part = np.load(path) if path.is_file() else np.full((size, model.config.hidden_size), np.nan, np.float32)
+        absent = np.flatnonzero(~_are_read(part))
+        if absent.size:
+            some = torch.utils.data.Subset(KeptPlaces(clips) if lost else clips, (start + absent).tolist())
+            part[absent], missing = _embeddings(model, some, batch_size=batch_size, num_workers=num_workers)
+            if lost:
+                lost.add(missing)
             with whole_file(path) as partial, partial.open("wb") as file:
-                np.save(file, features)
-        parts.append(np.load(path))
+                np.save(file, part)
+        parts.append(part)
     return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def _embeddings(
+    model: RailsformerForVideoClassification, clips: torch.utils.data.Dataset, *, batch_size: int, num_workers: int
+) -> tuple[np.ndarray, list[LostClip]]:
+    """CLS of the trunk for every clip, shape (num_clips, hidden_size); that of a lost clip is not a number.
+
+    Raises:
+        ValueError: If the trunk gives what is no number.
+    """
+    model.eval()
+    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+        clips, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_training_clips
+    )
+    parts, lost = [], []
+    for batch in loader:
+        part = model.timesformer(batch["pixel_values"].to(model.device)).last_hidden_state[:, 0].float().cpu()
+        if not torch.isfinite(part).all():
+            raise ValueError("the trunk gives embeddings that are not numbers; its weights may have diverged")
+        part[batch["labels"] == LOST_LABEL] = torch.nan
+        parts.append(part)
+        lost += batch["lost"]
+    return torch.cat(parts).numpy(), lost
+
+
+def _are_read(embeddings: np.ndarray) -> np.ndarray:
+    """Which clips could be read, shape (num_clips,)."""
+    return ~np.isnan(embeddings).any(axis=-1)
 
 
 def fit_head(
@@ -191,6 +261,9 @@ def fit_head(
         label_names: Names of all classes.
         figure: What chooses: a figure of the report, of a label as recall/LABEL, or loss.
         regularisations: Inverse strengths to try; among equals the first is taken.
+
+    Raises:
+        ValueError: If the figure cannot be computed.
     """
     best: tuple[float, float, dict[str, float]] | None = None
     head: tuple[np.ndarray, np.ndarray] | None = None
@@ -200,9 +273,8 @@ def fit_head(
             embeddings, labels, weights, num_labels=len(label_names), regularisation=regularisation
         )
         logits = validation_embeddings @ matrix.T + bias
-        figures = validation_figures(logits.argmax(axis=1), validation_labels, label_names=label_names)
-        figures["loss"] = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(validation_labels)).item()
-        score = -figures["loss"] if figure == "loss" else figures[figure]
+        figures = _figures(logits, validation_labels, label_names=label_names, needed=figure)
+        score = -figures[figure] if figure in LOWER_IS_BETTER else figures[figure]
         tried[regularisation] = figures[figure]
         if best is None or score > best[0]:
             best, head = (score, regularisation, figures), (matrix, bias)
@@ -212,6 +284,23 @@ def fit_head(
         model.classifier.weight.copy_(torch.from_numpy(head[0]))
         model.classifier.bias.copy_(torch.from_numpy(head[1]))
     return HeadFit(regularisation=best[1], validation=best[2], tried=tried)
+
+
+def _figures(logits: np.ndarray, labels: np.ndarray, *, label_names: Sequence[str], needed: str) -> dict[str, float]:
+    """All that an evaluation of the Trainer gives.
+
+    Raises:
+        ValueError: If the needed one cannot be computed.
+    """
+    figures = validation_figures(logits.argmax(axis=1), labels, label_names=label_names)
+    figures |= score_figures(logits, labels, label_names=label_names)
+    figures["loss"] = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    if needed not in figures:
+        raise ValueError(
+            f"metric_for_best_model {needed} cannot be computed on the {len(labels)} validation videos that could be "
+            "read; name another one, or repair the dataset"
+        )
+    return figures
 
 
 def solve_head(
@@ -268,13 +357,17 @@ def _clips_to_embed(
     return clips
 
 
-def _video_weights(settings: Settings, labels: np.ndarray, groups: list[str], *, num_labels: int) -> np.ndarray:
-    """How much each video counts, 1 on average, shape (num_videos,)."""
+def _video_weights(
+    settings: Settings, labels: np.ndarray, groups: list[str], *, num_labels: int
+) -> tuple[tuple[float, ...] | None, np.ndarray]:
+    """Weight of each class where they differ, and how much each video counts, 1 on average, shape (num_videos,)."""
     weights = np.ones(len(labels))
     if settings.data.class_balance in ("sampler", "both"):
         weights = even_chances(labels.tolist(), groups) * len(labels)
     loss = choose_loss(settings.data, settings.run, labels=labels.tolist(), num_labels=num_labels)
-    return weights if loss.class_weights is None else weights * np.array(loss.class_weights)[labels]
+    if loss.class_weights is not None:
+        weights = weights * np.array(loss.class_weights)[labels]
+    return loss.class_weights, weights
 
 
 def _identity(

@@ -1,6 +1,7 @@
 """The Trainer of a run that must survive: lost clips, divergence, SIGTERM, kills, and how fast it goes."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,13 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch.nn import functional as F
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
+from railsformer.data.clips import LOST_LABEL
 from railsformer.data.folders import DiskFullError
 from railsformer.training.bad_clips import LostClips
 from railsformer.training.hf_trainer import RailsformerTrainer
@@ -58,15 +62,25 @@ class _Batch(NamedTuple):
     num_lost: int
 
 
+class _Divergence(NamedTuple):
+    """What is no number at a step, and the rows of the clips that may have made it so."""
+
+    what: Literal["loss", "gradient norm"]
+    value: float
+    video_index: list[int]
+
+
 class GuardedTrainer(RailsformerTrainer):
     """Our Trainer with what a long run needs.
 
     The loss of a step is the mean over the clips that could be read, over all processes and accumulation steps: their
-    number goes to `compute_loss`, and a lost clip has LOST_LABEL. Batches come from `collate_training_clips`.
+    number goes to `compute_loss`, and a lost clip has LOST_LABEL. The figures of an evaluation are those of the videos
+    that could be read. Batches come from `collate_training_clips`, in evaluation of `KeptPlaces`.
 
     Args:
         identity: What must be the same for a run to go on from a checkpoint of this one.
-        lost_clips: The count of clips that could not be read.
+        lost_clips: The count of training clips that could not be read.
+        lost_videos: The same of validation videos.
         eval_collator: Collator of evaluation batches.
     """
 
@@ -77,17 +91,19 @@ class GuardedTrainer(RailsformerTrainer):
         *args: Any,
         identity: Mapping[str, Any],
         lost_clips: LostClips,
+        lost_videos: LostClips,
         eval_collator: Callable[..., dict[str, Any]],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._eval_collator = eval_collator
-        self.identity, self.lost_clips = dict(identity), lost_clips
+        self.identity, self.lost_clips, self.lost_videos = dict(identity), lost_clips, lost_videos
         self.stop = StopRequest()
         self.pace, self.whole_pace = Pace(), Pace()
         self._began = 0.0
         self._batches: list[_Batch] = []
-        self._not_finite: tuple[float, list[int]] | None = None
+        self._clips_of_step: list[int] = []
+        self._diverged: _Divergence | None = None
         self._stopping = False
         self.add_callback(_Guard(self))
 
@@ -118,6 +134,7 @@ class GuardedTrainer(RailsformerTrainer):
         self._batches = [
             _Batch(batch.pop("video_index"), len(missing)) for batch, missing in zip(batch_samples, lost, strict=True)
         ]
+        self._clips_of_step = [index for batch in self._batches for index in batch.video_index]
         for missing in lost:
             self.lost_clips.add(missing)
         num_clips, num_lost = self._summed(
@@ -128,26 +145,79 @@ class GuardedTrainer(RailsformerTrainer):
             pace.num_clips += num_clips
         clips: Any = self.train_dataset
         if num_lost and self.lost_clips.count(num_lost, epoch=clips.epoch):
-            raise self.lost_clips.refusal(self._run_dir, is_main_process=self.is_world_process_zero())
+            raise self.lost_clips.refusal(
+                self._run_dir,
+                what=f"clips of epoch {self.lost_clips.epoch}",
+                is_main_process=self.is_world_process_zero(),
+            )
         return batch_samples, max(num_clips - num_lost, 1)  # of a step that lost every clip the loss is 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As stock; a loss that is not a number is remembered with its clips until every process has made its step."""
         batch = self._batches.pop(0)
         loss = cast(torch.Tensor, super().training_step(*args, **kwargs))
-        if self._not_finite is None and not torch.isfinite(loss):
-            self._not_finite = (float(loss), batch.video_index)
+        if self._diverged is None and not torch.isfinite(loss):
+            self._diverged = _Divergence("loss", float(loss), batch.video_index)
         return loss
 
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """As stock; a norm that is not a number is remembered: with it the step would end the weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # With float16 such norms are how the scale of the loss is found; those steps are left out anyway.
+        if norm is not None and self._diverged is None and self.accelerator.mixed_precision != "fp16":
+            value = float(norm)
+            if not math.isfinite(value):
+                self._diverged = _Divergence("gradient norm", value, self._clips_of_step)
+        return norm
+
+    def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As stock; videos that could not be read are noted, and what the model must not see is put aside."""
+        self.lost_videos.add(inputs.pop("lost", ()))
+        inputs.pop("video_index", None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As stock, over the videos that could be read; how many could not goes to `num_lost`.
+
+        Raises:
+            ValueError: If too many could not, or the figure that chooses the epoch cannot be computed.
+        """
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        read = np.asarray(output.label_ids) != LOST_LABEL
+        if num_lost := int((~read).sum()):
+            # every evaluation is counted by itself
+            too_many = self.lost_videos.count(num_lost, epoch=self.lost_videos.epoch + 1)
+            if too_many or not read.any():
+                main = self.is_world_process_zero()
+                raise self.lost_videos.refusal(self._run_dir, what="validation videos", is_main_process=main)
+            logits, labels = (torch.from_numpy(part[read]) for part in (output.predictions, output.label_ids))
+            output.metrics[f"{prefix}_loss"] = F.cross_entropy(logits.float(), labels).item()
+            output.metrics[f"{prefix}_num_lost"] = num_lost
+        figure = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if f"{prefix}_{figure}" not in output.metrics:
+            raise ValueError(
+                f"metric_for_best_model {figure} cannot be computed on the {int(read.sum())} validation videos that "
+                f"could be read, at step {self.state.global_step}; name another one, or repair the dataset"
+            )
+        return output
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As stock; not one step more where the run was over when the checkpoint that it resumes from was written."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def agree(self) -> None:
-        """Before the weights change: do all processes have a loss that is a number, and is one told to stop?
+        """Before the weights change: are loss and gradient numbers in all processes, and is one told to stop?
 
         Raises:
             ValueError: If training diverged, with step and clips.
         """
-        not_finite, asked = self._summed(int(self._not_finite is not None), int(self.stop.asked))
+        diverged, asked = self._summed(int(self._diverged is not None), int(self.stop.asked))
         self._stopping = bool(asked)
-        if not_finite:
+        if diverged:
             raise self._divergence()
 
     def step_ended(self) -> None:
@@ -192,28 +262,32 @@ class GuardedTrainer(RailsformerTrainer):
 
     def _divergence(self) -> ValueError:
         """Keep the weights before the step and the clips that it was made of. Every process must call it."""
-        value, indices = self._not_finite or (float("nan"), [])
         clips: Any = self.train_dataset
-        found = [clips.file_of(index) for index in indices] if self._not_finite else []
-        files = list(dict.fromkeys(gather_object(found)))
+        own = [] if self._diverged is None else [self._diverged]
+        found = gather_object([(what, value, [clips.file_of(index) for index in rows]) for what, value, rows in own])
+        # The gradient is that of all processes: where a loss is no number, its own clips are to blame.
+        found = [one for one in found if one[0] == "loss"] or found
+        what, value, _ = found[0]
+        files = list(dict.fromkeys(file for _, _, some in found for file in some))
         folder = self._run_dir / "diverged"
         kept = f"the weights before this step are in {folder}"
         try:
             self.save_model(str(folder))
             if self.is_world_process_zero():
-                facts = {"step": self.state.global_step + 1, "loss": str(value), "clips": files}
+                facts = {"step": self.state.global_step + 1, what: str(value), "clips": files}
                 (folder / "clips.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
         except DiskFullError:  # which must not hide what happened
             kept = "the disk has no room for the weights before this step"
         more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
         return ValueError(
-            f"the loss is {value} at step {self.state.global_step + 1}: training diverged; lower learning_rate "
+            f"the {what} is {value} at step {self.state.global_step + 1}: training diverged; lower learning_rate "
             f"{self.args.learning_rate:g}; clips of this batch: {', '.join(files[:_NAMED])}{more}; {kept}"
         )
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """As stock, into a folder that tells which run it is of."""
-        progress = {"num_processes": self.args.world_size, "lost_clips": self.lost_clips.state()}
+        lost = {"lost_clips": self.lost_clips.state(), "lost_videos": self.lost_videos.state()}
+        progress = {"num_processes": self.args.world_size, **lost}
         folder = self._run_dir / f"checkpoint-{self.state.global_step}"
         try:
             with saving(self._run_dir, folder.name):
@@ -251,9 +325,10 @@ class GuardedTrainer(RailsformerTrainer):
             self.state.best_model_checkpoint = str(best)
         checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
         if checkpoint is not None:
-            lost = read_record(Path(checkpoint))["progress"].get("lost_clips")
-            if lost:
-                self.lost_clips.restore(lost, is_main_process=self.is_world_process_zero())
+            progress = read_record(Path(checkpoint))["progress"]
+            for name, counted in (("lost_clips", self.lost_clips), ("lost_videos", self.lost_videos)):
+                if progress.get(name):
+                    counted.restore(progress[name], is_main_process=self.is_world_process_zero())
         return begun
 
 

@@ -40,7 +40,8 @@ class RailsformerTrainer(Trainer):
         the mean of the batch, and the Trainer averages over both.
         """
         if not model.training:
-            outputs = model(pixel_values=inputs["pixel_values"], labels=inputs["labels"])
+            # A lost video counts as one of class 0 here; `GuardedTrainer` takes the loss anew where there is one.
+            outputs = model(pixel_values=inputs["pixel_values"], labels=inputs["labels"].clamp(min=0))
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         outputs = model(pixel_values=inputs["pixel_values"])  # without labels: it knows no lost clips
         mixed = {name: inputs[name] for name in ("partner_labels", "mix") if name in inputs}

@@ -37,6 +37,14 @@ class _Run:
         return self.facts.get("head") or {}
 
     @property
+    def figures(self) -> dict[str, str]:
+        """Words of the figures that are shown, among them the one that chose the weights."""
+        recipe = yaml.safe_load(self.recipe)
+        named = recipe.get("metric_for_best_model") if isinstance(recipe, dict) else None
+        chosen = str(named or "f1_macro").removeprefix("eval_")
+        return _HEADLINE if chosen in _HEADLINE else {**_HEADLINE, chosen: chosen}
+
+    @property
     def evaluations(self) -> list[Mapping[str, Any]]:
         return [log for log in self.log_history if "eval_loss" in log or "eval_f1_macro" in log]
 
@@ -78,6 +86,7 @@ def write_summary(run_dir: str | Path) -> Path:
         _cost(run),
         _data(run),
         _lost(run),
+        _lost_validation(run),
         _versions(run),
         _recipe(run),
     ]
@@ -109,7 +118,7 @@ def _headline(run: _Run) -> str:
     kept = run.kept
     if not kept:
         return "No evaluation on validation; the weights are those of the last step."
-    figures = ", ".join(f"{word} {kept[key]:.3f}" for key, word in _HEADLINE.items() if key in kept)
+    figures = ", ".join(f"{word} {kept[key]:.3f}" for key, word in run.figures.items() if key in kept)
     if run.head:
         return (
             f"Kept: the head of regularisation {run.head['regularisation']:g}, on a frozen trunk. On validation: "
@@ -152,7 +161,8 @@ def _epochs(run: _Run) -> str:
         for place, log in enumerate(logs, start=1)
         if place % step == 0 or place == len(logs) or log.get("step") == kept
     ]
-    keys = [key for key in _HEADLINE if any(f"eval_{key}" in log for log in logs)]
+    words = run.figures
+    keys = [key for key in words if any(f"eval_{key}" in log for log in logs)]
     rows = [
         [
             f"{log.get('epoch', 0):.4g}" + (" (kept)" if log.get("step") == kept else ""),
@@ -161,7 +171,7 @@ def _epochs(run: _Run) -> str:
         ]
         for log in shown
     ]
-    return "## Evaluations\n\n" + _table(["epoch", "step", *(_HEADLINE[key] for key in keys)], rows)
+    return "## Evaluations\n\n" + _table(["epoch", "step", *(_cell(words[key]) for key in keys)], rows)
 
 
 def _heads(run: _Run) -> str:
@@ -182,9 +192,11 @@ def _cost(run: _Run) -> str:
     cost, pace = run.facts.get("cost") or {}, run.facts.get("pace") or {}
     rows = []
     if "seconds" in cost:
-        part = (
-            f", of steps {cost['first_step'] + 1} to {cost['last_step']} after a resume" if cost["first_step"] else ""
-        )
+        part = ""
+        if cost["first_step"] and cost["last_step"] > cost["first_step"]:
+            part = f", of steps {cost['first_step'] + 1} to {cost['last_step']} after a resume"
+        elif cost["first_step"]:
+            part = f", after a resume at step {cost['last_step']}, the last"
         seconds = f"{cost['seconds']:,.0f}" if cost["seconds"] >= 10 else f"{cost['seconds']:.2g}"
         work = "with embedding and fitting" if run.head else "with evaluation and saving"
         rows.append(["time", f"{seconds} s {work}{part}"])
@@ -221,14 +233,27 @@ def _lost(run: _Run) -> str:
         return ""
     if not lost:
         return "## Lost clips\n\nNone: every training clip could be read."
+    total = sum(int(one["count"]) for one in lost)
+    told = f"{total} clips of {len(lost)} files could not be read; the run went on without them."
+    return f"## Lost clips\n\n{told}\n\n{_lost_files(lost, 'clips')}"
+
+
+def _lost_validation(run: _Run) -> str:
+    """Validation videos that could not be read; nothing where all could."""
+    lost = run.facts.get("lost_validation")
+    if not lost:
+        return ""
+    told = (
+        f"{len(lost)} videos of validation could not be read at least once. Figures are those of the others: an epoch "
+        "from before a file broke was compared with a later one on other videos."
+    )
+    return f"## Lost validation videos\n\n{told}\n\n{_lost_files(lost, 'times')}"
+
+
+def _lost_files(lost: Sequence[Mapping[str, Any]], counted: str) -> str:
     rows = [[_cell(_name(one["file"])), str(one["count"]), _cell(str(one["reason"]))] for one in lost[:_MAX_LOST]]
     more = f"\n\nand {len(lost) - _MAX_LOST} further files: run.json" if len(lost) > _MAX_LOST else ""
-    total = sum(int(one["count"]) for one in lost)
-    return (
-        f"## Lost clips\n\n{total} clips of {len(lost)} files could not be read; batches went on without them.\n\n"
-        + _table(["file", "clips", "reason"], rows)
-        + more
-    )
+    return _table(["file", counted, "reason"], rows) + more
 
 
 def _versions(run: _Run) -> str:

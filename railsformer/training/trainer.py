@@ -14,23 +14,23 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
+from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.training_args import OptimizerNames
 
-from railsformer.data.clips import ClipDataset, VideoDataset, collate_clips, load_video_dataset
+from railsformer.data.clips import LOST_LABEL, ClipDataset, VideoDataset, collate_training_clips, load_video_dataset
 from railsformer.data.files import whole_file
 from railsformer.data.folders import DiskFullError
 from railsformer.data.probe import available_cores
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
-from railsformer.evaluation.leaks import write_training_videos
+from railsformer.evaluation.leaks import earlier_trainings, write_training_videos
 from railsformer.evaluation.processes import on_main_process
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, Settings
-from railsformer.training.bad_clips import LostClips
-from railsformer.training.callbacks import EpochCallback, ReadableProgress, check_reporters
-from railsformer.training.figures import check_selection, validation_figures
+from railsformer.training.bad_clips import KeptPlaces, LostClips
+from railsformer.training.callbacks import EarlyStopping, EpochCallback, ReadableProgress, check_reporters
+from railsformer.training.figures import check_selection, score_figures, validation_figures
 from railsformer.training.frozen import fit_frozen_trunk
 from railsformer.training.guarded_trainer import GuardedTrainer
 from railsformer.training.licenses import license_of_base, non_commercial_notice
@@ -95,6 +95,7 @@ class TrainingSummary:
         validation: Figures of the chosen epoch on validation.
         is_main_process: Whether this process is the one that writes.
         lost_clips: Training files that could not be read: `file`, `count`, `reason`.
+        lost_validation: The same of validation; figures are those of the other videos.
         pace: `clips_per_second` and `data_wait_share` of training steps, as the first process met them.
         class_weights: Weight of each label in the loss, where they differ.
         head: With cached embeddings, the regularisation that was taken, and the figure at each that was tried.
@@ -110,6 +111,7 @@ class TrainingSummary:
     validation: dict[str, float]
     is_main_process: bool
     lost_clips: list[dict[str, Any]] = field(default_factory=list)
+    lost_validation: list[dict[str, Any]] = field(default_factory=list)
     pace: dict[str, float] = field(default_factory=dict)
     class_weights: dict[str, float] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
@@ -132,8 +134,7 @@ def train(settings: Settings) -> TrainingSummary:
         RunTerminatedError: After SIGTERM, with a checkpoint; it is a SystemExit with code 143.
         DiskFullError: If the disk fills on the way; checkpoints that were whole before still are.
         ValueError: If a split is missing or empty, settings do not fit the base or the checkpoint, the disk is too
-            small, a package is missing, training diverges, or too many training clips cannot be read.
-        VideoDecodeError: If a validation video turns out unreadable.
+            small, a package is missing, training diverges, or too many clips cannot be read.
     """
     run, run_dir = settings.run, Path(str(settings.run.output_dir))
     check_reporters(run.report_to)
@@ -144,6 +145,8 @@ def train(settings: Settings) -> TrainingSummary:
         base = _announced(_located(settings.model.model or settings.model.image_model))
         set_seed(run.seed)
         model = build_model(settings.model, dataset)
+        _warn_without_negatives(model)
+        seen_before = earlier_trainings(settings.model.model)
         choose_trainable(model, run)
         pixels = choose_pixels(settings.model, settings.data, model.config)
         begun = TrainingSummary(
@@ -156,12 +159,11 @@ def train(settings: Settings) -> TrainingSummary:
             validation={},
             is_main_process=PartialState().is_main_process,
         )
-        solve = _solve_head if run.cache_embeddings else _optimise
-        summary = solve(settings, dataset, model, pixels, begun)
+        summary = (_solve_head if run.cache_embeddings else _optimise)(settings, dataset, model, pixels, begun)
         with saving(run_dir, SETTINGS_FILE):
             if summary.is_main_process:
                 pixels.save_pretrained(run_dir)
-                write_training_videos(run_dir, dataset)
+                write_training_videos(run_dir, dataset, earlier=seen_before)
                 _save_facts(settings, summary)
         on_main_process(lambda: _summarise(run_dir))
         PartialState().wait_for_everyone()
@@ -197,13 +199,13 @@ def _optimise(
     with saving(run_dir, STATE_FILE):
         if begun.is_main_process:
             trainer.state.save_to_json(str(run_dir / STATE_FILE))
-    weights = trainer.clip_loss.class_weights
     return replace(
         begun,
         validation=_kept_figures(trainer),
         lost_clips=trainer.lost_clips.gathered(),
+        lost_validation=trainer.lost_videos.gathered(),
         pace=trainer.whole_pace.figures(),
-        class_weights=dict(zip(dataset.labels, weights, strict=True)) if weights else {},
+        class_weights=dict(zip(dataset.labels, trainer.clip_loss.class_weights or (), strict=False)),
         cost=recorder.record,
     )
 
@@ -243,7 +245,15 @@ def _solve_head(
         model.save_pretrained(begun.run_dir)
     recorder.end(device)
     head = {"regularisation": fit.regularisation, "tried": fit.tried, "figure": settings.run.metric_for_best_model}
-    return replace(begun, validation=fit.validation, head=head, cost=recorder.record)
+    return replace(
+        begun,
+        validation=fit.validation,
+        lost_clips=fit.lost_clips,
+        lost_validation=fit.lost_validation,
+        class_weights=dict(zip(dataset.labels, fit.class_weights or (), strict=False)),
+        head=head,
+        cost=recorder.record,
+    )
 
 
 def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
@@ -327,18 +337,20 @@ def build_trainer(
     clips, sampler, collate = choose_clips(settings, rows, config=model.config, pixels=pixels, batch_size=batch_size)
     callbacks: list[TrainerCallback] = [EpochCallback(clips)]
     if run.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run.early_stopping_patience))
+        callbacks.append(EarlyStopping(run.early_stopping_patience))
+    videos = ClipDataset(validation_rows, sampling=ClipSampling.from_config(model.config), pixels=pixels)
     trainer = GuardedTrainer(
         model=model,
         args=run,
         train_dataset=clips,
-        eval_dataset=ClipDataset(validation_rows, sampling=ClipSampling.from_config(model.config), pixels=pixels),
+        eval_dataset=KeptPlaces(videos),
         data_collator=collate,
-        eval_collator=collate_clips,
+        eval_collator=collate_training_clips,
         compute_metrics=_figures_of(dataset.labels),
         callbacks=callbacks,
         identity=_identity(settings, dataset, model, global_batch_size=batch_size),
         lost_clips=LostClips(clips_of_epoch=len(sampler), max_share=run.max_lost_share),
+        lost_videos=LostClips(clips_of_epoch=len(videos), max_share=run.max_lost_share, split="validation"),
     )
     trainer.train_sampler = sampler
     trainer.clip_loss = choose_loss(settings.data, run, labels=clips.labels, num_labels=len(dataset.labels))
@@ -397,11 +409,17 @@ def _identity(
 
 
 def _figures_of(labels: tuple[str, ...]) -> Any:
-    """`compute_metrics` for the Trainer, through the same module as the report."""
+    """`compute_metrics` for the Trainer, through the same modules as the report; of the videos that could be read."""
 
     def figures(prediction: EvalPrediction) -> dict[str, float]:
-        predicted = np.argmax(prediction.predictions, axis=-1)
-        return validation_figures(predicted, prediction.label_ids, label_names=labels)
+        read = prediction.label_ids != LOST_LABEL
+        logits, references = prediction.predictions[read], prediction.label_ids[read]
+        if not len(references):
+            return {}
+        predicted = np.argmax(logits, axis=-1)
+        return validation_figures(predicted, references, label_names=labels) | score_figures(
+            logits, references, label_names=labels
+        )
 
     return figures
 
@@ -443,6 +461,16 @@ def _announced(base: str | None) -> str | None:
     if base and PartialState().is_main_process and (notice := non_commercial_notice(base)):
         logger.warning("%s", notice)
     return base
+
+
+def _warn_without_negatives(model: RailsformerForVideoClassification) -> None:
+    """Say where every label counts as a hazard: seldom meant, and told by every report and alarm to come."""
+    if not model.config.negative_labels and PartialState().is_main_process:
+        labels = ", ".join(model.config.id2label.values())
+        logger.warning(
+            "every label counts as a hazard (%s): where some of them mean 'nothing dangerous', name them with "
+            "--negative_labels LABEL ..., or false alarms per hour cannot be told", labels,
+        )  # fmt: skip
 
 
 def _located(name: str | None) -> str | None:
