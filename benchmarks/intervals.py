@@ -2,11 +2,15 @@
 
     python benchmarks/intervals.py                    every table, about ten minutes on one core
     python benchmarks/intervals.py --repeats 200      a quick look
+    python benchmarks/intervals.py --what points --repeats 500   figures at thresholds alone, a minute
 
 A simulated yard has cameras of different difficulty: each adds its own normal offsets to the logits and its own mix
 of classes, so that clips of one camera are wrong together. The truth is the figure over very many cameras. 'Clips' is
 what most code does: clips drawn with replacement, the 2.5 and 97.5 percentiles. With fewer than 8 cameras ours draws
 clips too and speaks of these cameras only, so there the truth is the figure over very many clips of the same cameras.
+
+At operating points every label has the threshold THRESHOLD and every clip lasts CLIP_SECONDS; 'clips' is then Wilson's
+interval for recall and precision and Garwood's for false alarms per hour, over clips whatever their camera.
 """
 
 import argparse
@@ -18,12 +22,23 @@ import numpy as np
 from scipy import stats
 
 from railsformer.evaluation.intervals import bootstrap_intervals, poisson_rate_interval, wilson_interval
+from railsformer.evaluation.operating_points import ScoredSplit, measure_threshold
 from railsformer.evaluation.resampling import draw_resamples, resampled_figures
 
 LABELS = ("excavator", "bucket", "cabin", "other")
 SHARES = np.array([0.2, 0.25, 0.15, 0.4])
 FIGURES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "map", "calibration_error", "brier")
 CLASS_FIGURES = ("precision", "recall", "f1", "average_precision")
+POINT_FIGURES = ("recall", "precision", "false_alarms_per_hour")
+THRESHOLD, CLIP_SECONDS = 0.4, 10.0
+SCENES = (
+    (8, 20, 1.0, 2.0),
+    (12, 20, 1.0, 2.0),
+    (12, 20, 1.0, 3.5),
+    (40, 10, 1.0, 2.0),
+    (100, 1, 0.0, 2.0),
+    (4, 25, 1.0, 2.0),
+)  # cameras, clips of each, spread, signal
 
 
 @dataclass(frozen=True)
@@ -159,6 +174,50 @@ def coverage(
     }
 
 
+def points_of(
+    scores: np.ndarray, references: np.ndarray, groups: list[int] | None
+) -> dict[str, tuple[float | None, list[float] | None]]:
+    """Figure and label to value and interval, at the thresholds."""
+    videos = ScoredSplit(scores, references, np.full(len(references), CLIP_SECONDS), groups)
+    found = {label: measure_threshold(videos, label=index, threshold=THRESHOLD) for index, label in enumerate(LABELS)}
+    return {
+        f"{name} {label}": (point[name], point["intervals"][name])
+        for label, point in found.items()
+        for name in POINT_FIGURES
+    }
+
+
+def points_coverage(
+    *, cameras: int, each: int, spread: float, repeats: int, signal: float = 2.0, seed: int = 0
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Simulate evaluations as `coverage` does, and count how often an interval at a threshold holds the truth.
+
+    Returns:
+        `ours` and `clips` to figure to (share of given intervals that hold the truth, share that was given), over all
+        labels.
+    """
+    rng = np.random.default_rng(seed)
+    fixed = draw_cameras(rng, cameras, spread=spread, signal=signal) if cameras < 8 else None
+    population = fixed or draw_cameras(rng, 20_000, spread=spread, signal=signal)
+    everything = points_of(*draw_clips(rng, population, each=400_000 // len(population.signal))[:2], None)
+    truth = {name: value for name, (value, _) in everything.items() if value is not None}
+    held: dict[str, dict[str, list[bool]]] = {method: defaultdict(list) for method in ("ours", "clips")}
+    for _ in range(repeats):
+        scores, references, groups = draw_clips(
+            rng, fixed or draw_cameras(rng, cameras, spread=spread, signal=signal), each=each
+        )
+        for method, drawn in (("ours", groups.tolist()), ("clips", None)):
+            for name, (_, interval) in points_of(scores, references, drawn).items():
+                if interval is not None:
+                    low, high = interval
+                    held[method][name.split()[0]].append(low <= truth[name] <= high)
+    total = repeats * len(LABELS)
+    return {
+        method: {name: (float(np.mean(rows[name])), len(rows[name]) / total) for name in POINT_FIGURES}
+        for method, rows in held.items()
+    }
+
+
 def wilson_coverage(total: int, share: float, *, level: float = 0.95) -> float:
     """Exact share of evaluations of `total` videos whose Wilson interval holds `share`."""
     intervals = [wilson_interval(hits, total, level=level) or [0, 1] for hits in range(total + 1)]
@@ -191,31 +250,40 @@ def print_coverages(title: str, found: dict[str, dict[str, tuple[float, float, f
             print(_line(f"{name}, by class", tuple(means[0]), tuple(means[1])))
 
 
+def print_points(repeats: int) -> None:
+    """Print the table of figures at thresholds."""
+    print(f"\nAt the threshold {THRESHOLD}: ours holds (clips holds), and the share of ours that was given\n")
+    print("| evaluation | recall | precision | false alarms per hour |\n|---|---|---|---|", flush=True)
+    for cameras, each, spread, signal in SCENES:
+        found = points_coverage(cameras=cameras, each=each, spread=spread, signal=signal, repeats=repeats)
+        cells = [
+            f"{found['ours'][name][0]:.3f} ({found['clips'][name][0]:.3f}), {found['ours'][name][1]:.2f}"
+            for name in POINT_FIGURES
+        ]
+        print(f"| {cameras} cameras x {each}, signal {signal:g} | {' | '.join(cells)} |", flush=True)
+
+
 def _line(name: str, ours: tuple[float, ...], clips: tuple[float, ...]) -> str:
     return f"| {name} | {ours[0]:.3f} | {ours[1]:.3f} | {ours[2]:.2f} | {clips[0]:.3f} | {clips[1]:.3f} |"
 
 
 def main() -> None:
-    """Print every table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="evaluations a table (default 1000)")
     parser.add_argument("--resamples", type=int, default=2000, help="of each bootstrap (default 2000)")
+    parser.add_argument("--what", choices=("all", "points"), default="all", help="points: only those at thresholds")
     options = parser.parse_args()
-    for cameras, each, spread, signal in (
-        (8, 20, 1.0, 2.0),
-        (12, 20, 1.0, 2.0),
-        (12, 20, 1.0, 3.5),
-        (40, 10, 1.0, 2.0),
-        (100, 1, 0.0, 2.0),
-        (4, 25, 1.0, 2.0),
-    ):
+    if options.what == "all":
+        print_figures(options.repeats, options.resamples)
+    print_points(options.repeats)
+
+
+def print_figures(repeats: int, resamples: int) -> None:
+    """Print the tables of figures without thresholds, and the exact ones."""
+    for cameras, each, spread, signal in SCENES:
         found = coverage(
-            cameras=cameras,
-            each=each,
-            spread=spread,
-            signal=signal,
-            repeats=options.repeats,
-            resamples=options.resamples,
+            cameras=cameras, each=each, spread=spread, signal=signal, repeats=repeats, resamples=resamples
         )
         kind = "the same cameras, seen again" if cameras < 8 else "cameras never seen"
         print_coverages(f"{cameras} cameras x {each} clips, spread {spread:g}, signal {signal:g}; {kind}", found)

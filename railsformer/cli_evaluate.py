@@ -57,7 +57,9 @@ def _add_fitting(evaluate: argparse.ArgumentParser) -> None:
         "thresholds", "temperature and alarm thresholds, fitted on a split that is not measured"
     )
     fitting.add_argument(
-        "--calibration_split", default="validation", help="split to fit them on (default: validation)"
+        "--calibration_split",
+        help="split to fit them on (default: validation). On a dataset that is not the run's own, and on one without "
+        "validation, nothing is fitted and those of the run are measured, unless this, --target or --recalibrate asks",
     )
     fitting.add_argument(
         "--target",
@@ -65,13 +67,13 @@ def _add_fitting(evaluate: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[LABEL:]TARGET",
         help="what a threshold shall reach: 'recall>=0.9' or 'false_alarms_per_hour<=1'; may be given once for all "
-        "labels and once for each (default: recall>=0.9)",
+        "labels and once for each (default: what the run's thresholds were set for, else recall>=0.9)",
     )
     fitting.add_argument(
         "--recalibrate",
         action="store_true",
         help="fit them for another camera, from the few labelled clips of --calibration_split, without training; they "
-        "go into the folder of --model and replace those there",
+        "go into the folder of --model and replace those there; of one view a video, as predict and watch score",
     )
 
 
@@ -157,22 +159,48 @@ def _summary(report: "EvaluationReport", model: Path) -> str:
     if mixed["state"] == "mixed":
         lines.append(f"MIXED SPLITS, these figures are too good: {mixed['reason']}")
     lines.append(f"report: {report.output_dir / 'report.html'}")
-    if report.stored_in_run:
-        lines.append(f"operating points: {model / 'operating_points.json'}")
-    elif metrics["operating_points"]:
-        own = "keeps its own, --recalibrate would replace them"
-        writable = model.is_dir() and os.access(model, os.W_OK)
-        lines.append(
-            f"operating points: {report.output_dir / 'operating_points.json'}; {model} "
-            f"{own if writable else 'cannot be written to and stays as it is'}"
-        )
-    elif note := metrics["protocol"]["calibration_note"]:
-        lines.append(f"no operating points: {note}")
+    lines += _points_lines(report, model)
     if points := metrics["operating_points"]:
         silent = [name for name, point in points["labels"].items() if point["threshold"] is None]
         if silent:
-            lines.append(f"NO THRESHOLD for {', '.join(silent)}: {points['split']} cannot say which; it never alarms")
+            stored = metrics["protocol"].get("thresholds") == "stored"
+            reason = f"{model} was given none" if stored else f"{points['split']} cannot say which"
+            lines.append(f"NO THRESHOLD for {', '.join(silent)}: {reason}; it never alarms")
     return "\n".join(lines + _card_lines(report, model))
+
+
+def _points_lines(report: "EvaluationReport", model: Path) -> list[str]:
+    """Where the operating points are, and which of those in use were replaced."""
+    metrics = report.metrics
+    if report.stored_in_run:
+        changes = _changes(report)
+        told = f"; CHANGED in {model}: {', '.join(changes)}" if changes else "; unchanged" if report.replaced else ""
+        return [f"operating points: {model / 'operating_points.json'}{told}"]
+    if metrics["protocol"].get("thresholds") == "stored":
+        return [f"operating points: {metrics['protocol']['calibration_note']}"]
+    if metrics["operating_points"]:
+        stays = "keeps its own, --recalibrate would replace them"
+        if not (model.is_dir() and os.access(model, os.W_OK)):
+            stays = "cannot be written to and stays as it is"
+        elif not (model / "operating_points.json").is_file():
+            stays = "has none, --recalibrate would give it some"
+        return [f"operating points: {report.output_dir / 'operating_points.json'}; {model} {stays}"]
+    note = metrics["protocol"]["calibration_note"]
+    return [f"no operating points: {note}"] if note else []
+
+
+def _changes(report: "EvaluationReport") -> list[str]:
+    """`LABEL 0.412 -> 0.387` of every threshold that was replaced by another, and of the temperature."""
+    before = report.replaced
+    if before is None:
+        return []
+    labels = report.metrics["operating_points"]["labels"]
+    now = report.metrics["calibration"]["temperature"]
+    pairs: dict[str, tuple[float | None, float | None]] = {"temperature": (before.temperature, now)}
+    for name in dict.fromkeys((*before.thresholds, *labels)):
+        pairs[name] = (before.thresholds.get(name), labels.get(name, {}).get("threshold"))
+    told = {name: ["none" if one is None else f"{one:.4g}" for one in pair] for name, pair in pairs.items()}
+    return [f"{name} {old} -> {new}" for name, (old, new) in told.items() if old != new]
 
 
 def _card_lines(report: "EvaluationReport", model: Path) -> list[str]:

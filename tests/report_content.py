@@ -62,7 +62,7 @@ def content(predictions: Predictions, *, negative_labels: Sequence[str] = ("Othe
     top = np.argsort(-scores, axis=1)
     groups = len(set(predictions.metadata["group"]))
     hazards = [label for label in labels if label not in negative_labels]
-    slices = _slices(predictions, read, references, guesses)
+    slices = _slices(predictions, read, references, tempered, hazards)
     return told | {
         "version": 2,
         "f1_micro": told["accuracy"],
@@ -133,6 +133,8 @@ def content(predictions: Predictions, *, negative_labels: Sequence[str] = ("Othe
             "groups": sorted(set(predictions.metadata["group"])),
             "decoder": "av 18.1.0",
             "negative_labels": list(negative_labels),
+            "thresholds": "fitted",
+            "calibration_note": None,
             "mixed_splits": {"state": "clean", "num_exact": 0, "num_near": 0, "videos": [], "reason": "compared all"},
         },
         "run": {"seconds": 83.2, "num_processes": 2, "device": "cpu", "videos_per_second": 2.85},
@@ -183,12 +185,12 @@ def bare(metrics: dict) -> dict:
         "intervals": intervals | {"figures": dict.fromkeys(intervals["figures"]), "per_class": nothing},
         "calibration": None,
         "operating_points": None,
+        "protocol": metrics["protocol"] | {"groups": None, "thresholds": None},
         "slices": [],
         "worst_slice": None,
         "mistakes": [],
         "costs": None,
         "dataset_fingerprint": None,
-        "protocol": metrics["protocol"] | {"groups": None},
     }
 
 
@@ -199,6 +201,22 @@ def without_thresholds(metrics: dict) -> dict:
     nothing = {"threshold": None, "reached": False, "on_calibration": None, "on_split": None}
     labels = points["labels"] | {first: points["labels"][first] | nothing}
     return metrics | {"operating_points": points | {"labels": labels}}
+
+
+def stored_thresholds(metrics: dict) -> dict:
+    """The same report with the thresholds that the model is used with; it has none for the first hazard."""
+    first, *rest = metrics["operating_points"]["labels"]
+    brought = {"reached": None, "on_calibration": None}
+    labels = {label: metrics["operating_points"]["labels"][label] | brought for label in (first, *rest)}
+    unknown = dict.fromkeys(("recall", "precision", "false_alarms_per_hour"))
+    nothing = labels[first]["on_split"] | unknown | {"intervals": unknown}
+    labels[first] = {"threshold": None, "target": None, "on_split": nothing, **brought}
+    note = "nothing was fitted: temperature and thresholds are those that the model is used with"
+    return metrics | {
+        "operating_points": {"split": "validation", "labels": labels},
+        "calibration": metrics["calibration"] | {"num_videos": None},
+        "protocol": metrics["protocol"] | {"thresholds": "stored", "calibration_note": note},
+    }
 
 
 def toy_frames(metrics: dict) -> list[Frames | None]:
@@ -275,8 +293,11 @@ def _operating_point(scores: np.ndarray, references: np.ndarray, index: int) -> 
     }
 
 
-def _slices(predictions: Predictions, read: np.ndarray, references: np.ndarray, guesses: np.ndarray) -> list[dict]:
-    slices = []
+def _slices(
+    predictions: Predictions, read: np.ndarray, references: np.ndarray, scores: np.ndarray, hazards: Sequence[str]
+) -> list[dict]:
+    slices, guesses = [], scores.argmax(axis=1)
+    indices = {label: list(predictions.label_names).index(label) for label in hazards}
     for column, values in predictions.metadata.items():
         read_values = [value for value, is_read in zip(values, read, strict=True) if is_read]
         if column == "speed":
@@ -295,6 +316,12 @@ def _slices(predictions: Predictions, read: np.ndarray, references: np.ndarray, 
                     "interval": _wilson(told["accuracy"] * inside.sum(), int(inside.sum())),
                     "recall": {label: row["recall"] for label, row in told["per_class"].items()},
                     "supports": {label: row["support"] for label, row in told["per_class"].items()},
+                    "method": "clips" if column == "group" else "groups",
+                    "num_groups": 1 if column == "group" else 5,
+                    "points": {
+                        label: _operating_point(scores[inside], references[inside], index)["on_split"]
+                        for label, index in indices.items()
+                    },
                 }
             )
     return sorted(slices, key=lambda entry: entry["f1_macro"])

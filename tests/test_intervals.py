@@ -251,3 +251,12 @@ def test_intervals_over_clips_hold_where_clips_are_independent(yards, cameras, e
     for name in PER_CLASS_FIGURES:
         assert 0.9 <= np.mean([ours[f"{name} {label}"][0] for label in yards.LABELS]) <= 0.99, name
     assert ours["calibration_error"][0] >= 0.9
+
+
+@pytest.mark.slow
+def test_intervals_at_thresholds_hold_for_cameras_never_seen(yards):
+    found = yards.points_coverage(cameras=12, each=20, spread=1.0, repeats=120)
+    for name in yards.POINT_FIGURES:
+        assert 0.88 <= found["ours"][name][0] <= 0.99, name
+        assert found["clips"][name][0] <= 0.87, name
+        assert found["ours"][name][1] > 0.95, name

@@ -5,7 +5,35 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from test_training import TINY
+
+from railsformer.evaluation import processes
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 3),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "9"}, 1),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 6),
+        ({"OMP_NUM_THREADS": "2", "LOCAL_WORLD_SIZE": "2"}, None),  # somebody chose it
+        ({"OMP_NUM_THREADS": "1"}, None),  # nobody launched it
+    ],
+)
+def test_a_launched_process_on_cpu_uses_its_share_of_the_cores(monkeypatch, environment, threads):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = []
+    monkeypatch.setattr(processes, "available_cores", lambda: 6)
+    monkeypatch.setattr(processes.torch, "set_num_threads", given.append)
+    processes.use_cores(processes.Process(0, 1, torch.device("cpu")))
+    assert given == ([] if threads is None else [threads])
+    processes.use_cores(processes.Process(0, 1, torch.device("cuda")))
+    assert len(given) == (threads is not None)
+
 
 # What the command line does, and then: which threads of gloo are left for the interpreter to stumble over?
 SCRIPT = """

@@ -10,7 +10,15 @@ import pytest
 from railsformer.data.clips import VideoDataset
 from railsformer.evaluation.measured_split import MeasuredSplit
 from railsformer.evaluation.operating_points_file import read_operating_points
-from railsformer.evaluation.recalibration import calibrate, calibration_note, read_targets, store_operating_points
+from railsformer.evaluation.recalibration import (
+    apply_stored,
+    calibrate,
+    calibration_note,
+    points_in_use,
+    points_to_measure,
+    read_targets,
+    store_operating_points,
+)
 from railsformer.evaluation.views import UnreadVideo, VideoScores
 
 LABELS = ["bucket", "cabin", "other"]
@@ -183,3 +191,78 @@ def test_half_of_a_split_may_be_unread_and_no_more():
     _split_of("test", 4, unread=[0, 1]).check_read()
     with pytest.raises(ValueError, match="3 of the 4 videos of split 'test' of /d cannot be read, more than half"):
         _split_of("test", 4, unread=[0, 1, 2]).check_read()
+
+
+def _dataset(fingerprint, *splits):
+    rows = datasets.Dataset.from_list([{"label": 0}])
+    return VideoDataset("/d", dict.fromkeys(splits, rows), ("bucket",), fingerprint, "by camera")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "fitted_on", "measured_on", "splits", "measures"),
+    [
+        ("abc", "abc", "abc", ("validation", "test"), False),  # the run's own: they are fitted anew
+        ("abc", "abc", "abc", ("test",), True),  # with nothing to fit them on
+        ("abc", "abc", "another", ("validation", "test"), True),
+        ("abc", "another", "another", ("validation", "test"), True),  # recalibrated for it
+        (None, "abc", "abc", ("validation", "test"), False),  # it does not say what it was trained on
+        (None, "abc", "another", ("validation", "test"), True),
+    ],
+)
+def test_when_the_thresholds_in_use_are_measured(
+    calibrated, tmp_path, trained_on, fitted_on, measured_on, splits, measures
+):
+    dataset = _dataset(measured_on, *splits)
+    assert points_to_measure(tmp_path, dataset, label_names=LABELS) is None  # there are none
+    if trained_on:
+        (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": trained_on}))
+    replace(calibrated, dataset_fingerprint=fitted_on).write(tmp_path)
+    found = points_to_measure(tmp_path, dataset, label_names=LABELS)
+    assert found == (read_operating_points(tmp_path, label_names=LABELS) if measures else None)
+
+
+def test_damaged_thresholds_are_refused_where_they_are_to_be_measured_and_else_replaced(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "abc"}))
+    (tmp_path / "operating_points.json").write_text("{")
+    with pytest.raises(ValueError, match=r"operating_points\.json is damaged"):
+        points_to_measure(tmp_path, _dataset("another", "validation", "test"), label_names=LABELS)
+    assert points_to_measure(tmp_path, _dataset("abc", "validation", "test"), label_names=LABELS) is None
+    assert points_in_use(tmp_path, label_names=LABELS) is None
+
+
+def test_what_the_thresholds_in_use_do_elsewhere(calibrated, tmp_path):
+    calibrated.write(tmp_path)
+    stored, measured = read_operating_points(tmp_path, label_names=LABELS), _split_of("test", 40, unread=[0, 7])
+    found = apply_stored(stored, measured, hazards=["bucket", "other"])
+    assert found.calibration == calibrated.calibration | {"num_videos": None}
+    bucket, other = found.operating_points["labels"].values()
+    fitted = calibrated.operating_points["labels"]["bucket"]
+    assert bucket == fitted | {"reached": None, "on_calibration": None}
+    assert (other["threshold"], other["target"], other["on_split"]["recall"]) == (None, None, None)
+    assert other["on_split"]["num_negatives"] == 38
+    assert found.thresholds == stored.thresholds
+    (tmp_path / "again").mkdir()
+    found.write(tmp_path / "again")
+    assert read_operating_points(tmp_path / "again", label_names=LABELS) == stored
+
+
+def test_targets_in_use_stay_until_others_are_asked_for(calibrated, tmp_path):
+    calibrated.write(tmp_path)
+    in_use = points_in_use(tmp_path, label_names=LABELS)
+    assert in_use.targets == {"bucket": "recall>=0.8"}
+
+    def wanted(*texts):
+        targets = read_targets(texts, label_names=LABELS, negative_labels=["cabin"], in_use=in_use)
+        return {name: str(target) for name, target in targets.items()}
+
+    assert wanted() == {"bucket": "recall>=0.8", "other": "recall>=0.9"}
+    assert wanted("other:recall>=0.5") == {"bucket": "recall>=0.8", "other": "recall>=0.5"}
+    assert wanted("bucket:recall>=0.5") == {"bucket": "recall>=0.5", "other": "recall>=0.9"}
+    assert wanted("recall>=0.7") == {"bucket": "recall>=0.7", "other": "recall>=0.7"}
+
+
+def test_thresholds_of_the_test_split_stay_in_the_report(calibrated, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset_fingerprint": "abc"}))
+    assert not store_operating_points(replace(calibrated, split="test"), tmp_path, recalibrate=False)
+    assert not (tmp_path / "operating_points.json").exists()
+    assert store_operating_points(replace(calibrated, split="test"), tmp_path, recalibrate=True)

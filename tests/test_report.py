@@ -13,7 +13,8 @@ from railsformer.data.builder import build_dataset
 from railsformer.data.clips import load_video_dataset
 from railsformer.data.folders import check_output_dir
 from railsformer.data.transforms import PixelSettings
-from railsformer.evaluation.operating_points_file import read_operating_points
+from railsformer.evaluation.operating_points import OperatingPoint
+from railsformer.evaluation.operating_points_file import read_operating_points, write_operating_points
 from railsformer.evaluation.other_report import check_shared, read_other_report
 from railsformer.evaluation.report import evaluate_model, per_class_table
 from railsformer.evaluation.report_pages import load_schema
@@ -199,6 +200,50 @@ def test_labels_are_matched_by_name(model, built, tmp_path, written):
     assert compared["mcnemar"] == {"only_this_right": 0, "only_other_right": 0, "p_value": 1.0}
 
 
+@pytest.mark.slow
+def test_the_thresholds_in_use_are_measured_where_nothing_can_be_fitted(built, tmp_path):
+    """On a dataset that the model was not trained on, and not on another one than its own without being asked."""
+    model = _save_model(tmp_path / "model", KNOWN)
+    points = {name: OperatingPoint(0.2, "recall>=0.5", reached=True) for name in KNOWN[:2]}
+    write_operating_points(model, points, temperature=2.0, split="validation", dataset_fingerprint="another")
+    before = (model / "operating_points.json").read_bytes()
+    done = evaluate_model(model, dataset=built, output_dir=tmp_path / "out", num_workers=0)
+    metrics = done.metrics
+    assert metrics["protocol"]["thresholds"] == "stored"
+    assert "set on validation of another dataset" in metrics["protocol"]["calibration_note"]
+    assert metrics["calibration"]["temperature"] == 2.0
+    labels = metrics["operating_points"]["labels"]
+    assert {name: point["threshold"] for name, point in labels.items()} == {
+        **dict.fromkeys(KNOWN[:2], 0.2), **dict.fromkeys(KNOWN[2:])
+    }  # fmt: skip
+    assert labels["no_action"]["on_split"]["num_positives"] == 4
+    assert all(set(one["points"]) == set(KNOWN[:2]) for one in metrics["slices"])
+    assert "Measured with the thresholds in use." in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "operating_points.json").read_bytes() == before
+    pytest.importorskip("jsonschema").validate(metrics, load_schema())
+    for name, asked in (("split", {"calibration_split": "validation"}), ("target", {"targets": ["recall>=0.5"]})):
+        done = evaluate_model(model, dataset=built, output_dir=tmp_path / name, num_workers=0, **asked)
+        assert done.metrics["protocol"]["thresholds"] == "fitted"
+        assert {point["target"] for point in done.metrics["operating_points"]["labels"].values()} <= {
+            "recall>=0.5", "recall>=0.9"
+        }  # fmt: skip
+        assert not done.stored_in_run
+    assert (model / "operating_points.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_thresholds_of_the_run_are_fitted_anew_to_their_own_targets(built, tmp_path):
+    model = _save_model(tmp_path / "model", KNOWN)
+    first = evaluate_model(model, dataset=built, output_dir=tmp_path / "1", num_workers=0, targets=["recall>=0.5"])
+    assert first.stored_in_run
+    assert first.replaced is None
+    before = read_operating_points(model, label_names=KNOWN)
+    again = evaluate_model(model, dataset=built, output_dir=tmp_path / "2", num_workers=0)
+    assert again.stored_in_run
+    assert again.replaced == before == read_operating_points(model, label_names=KNOWN)
+    assert set(before.targets.values()) == {"recall>=0.5"}
+
+
 def test_a_report_of_other_videos_is_refused_before_anything_is_scored(model, built, written, tmp_path):
     with pytest.raises(ValueError, match=r"the two evaluations share no video \(\d+ and 7\)"):
         evaluate_model(
@@ -316,6 +361,17 @@ def test_an_output_folder_that_holds_something_is_refused(model, built, tmp_path
         ({"recalibrate": True, "calibration_split": "test"}, ValueError, "--recalibrate: nothing was fitted: test is"),
         ({"recalibrate": True, "calibration_split": "new"}, ValueError, "calibration_split must be .*, got 'new'"),
         ({"recalibrate": True, "frame_order": "middle"}, ValueError, "--recalibrate: nothing was fitted: with frame"),
+        (
+            {"recalibrate": True, "num_clips": 2},
+            ValueError,
+            "--recalibrate sets thresholds .* got num_clips 2, num_cr",
+        ),
+        (
+            {"recalibrate": True, "num_crops": 3},
+            ValueError,
+            "score one view, got num_clips 1, num_crops 3 and average",
+        ),
+        ({"recalibrate": True, "average": "logits"}, ValueError, "average logits; leave --num_clips, --num_crops and"),
         ({"leak_check": "far"}, ValueError, "leak_check must be one of near, exact, got 'far'"),
         ({"frame_order": "back"}, ValueError, "frame_order must be .* middle, shuffled, reversed, got 'back'"),
     ],

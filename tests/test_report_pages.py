@@ -246,6 +246,63 @@ def test_two_runs_that_are_right_on_the_same_videos(toy):
     assert "neither is right more often" in compare_lines(compare)[-1]
 
 
+def test_slices_say_what_each_threshold_does_there(toy, clean):
+    _, metrics = toy
+    section = next(part for part in make_sections(metrics, []) if part.anchor == "slices")
+    overall, *tables = section.tables
+    assert overall.head == ["slice", "videos", "macro F1", "accuracy"]
+    assert [table.caption.partition(" at its")[0] for table in tables] == list(metrics["operating_points"]["labels"])
+    assert all(len(table.head) == 5 for table in tables)  # as wide as a phone can scroll
+    point = metrics["slices"][0]["points"]["Track-Excavator"]
+    name = f"{metrics['slices'][0]['column']} {metrics['slices'][0]['value']}"
+    (row,) = [row for row in tables[0].rows if row[0] == name]
+    assert row[1] == f"{round(point['recall'] * point['num_positives'])} of {point['num_positives']}"
+    alarms = point["intervals"]["false_alarms_per_hour"]
+    assert row[3].endswith("(too few to say)" if alarms is None else ")")
+    points = [entry["points"]["Track-Excavator"] for entry in _by_rows(metrics, tables[0])]
+    enough = [point["recall"] for point in points if point["num_positives"] >= 5]
+    assert enough == sorted(enough)
+    assert any("By group every slice lies within one group" in line for line in section.lines)
+    for text in (clean[0].text, clean[1]):
+        assert "Track-Excavator at its threshold, where most is missed first" in text
+
+
+def _by_rows(metrics, table):
+    named = {f"{entry['column']} {entry['value']}": entry for entry in metrics["slices"]}
+    return [named[row[0]] for row in table.rows]
+
+
+def test_many_hazards_share_one_table_of_slices():
+    labels = [f"hazard_{number}" for number in range(6)]
+    metrics = make.content(make.draw_predictions(labels=labels, num_videos=90), negative_labels=())
+    section = next(part for part in make_sections(metrics, []) if part.anchor == "slices")
+    assert [row[0] for row in section.tables[1].rows] == labels
+    assert len(section.tables) == 2
+
+
+def test_slices_without_thresholds_tell_what_was_named_rightly(toy):
+    metrics = make.bare(toy[1]) | {"slices": [{**one, "points": {}} for one in toy[1]["slices"]]}
+    section = next(part for part in make_sections(metrics, []) if part.anchor == "slices")
+    assert len(section.tables) == 1
+    assert "Track-Excavator found" in section.tables[0].head
+    old = [{key: value for key, value in one.items() if key not in ("points", "method")} for one in toy[1]["slices"]]
+    section = next(part for part in make_sections(toy[1] | {"slices": old}, []) if part.anchor == "slices")
+    assert len(section.tables) == 1  # a report of an earlier release
+
+
+def test_thresholds_that_were_brought_along_are_told_at_once(toy, tmp_path):
+    predictions, metrics = toy
+    page, markdown = _write(tmp_path, make.stored_thresholds(metrics), predictions)
+    for text in (page.text, markdown):
+        assert "Measured with the thresholds in use. Nothing was fitted: temperature and thresholds are those" in (
+            text.replace("**", "")
+        )
+        assert "Track-Excavator: the model is used without a threshold for it" in markdown
+        assert "As stored with the model, set on validation" in text
+        assert not re.search(r"\b(None|nan)\b", text)
+    pytest.importorskip("jsonschema").validate(make.stored_thresholds(metrics), load_schema())
+
+
 def test_a_report_without_thresholds_says_why(toy):
     metrics = make.bare(toy[1])
     metrics["protocol"] = metrics["protocol"] | {"calibration_note": "nothing was fitted: there is no validation"}

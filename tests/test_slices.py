@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from railsformer.evaluation.intervals import bootstrap_intervals, wilson_interval
+from railsformer.evaluation.operating_points import ScoredSplit, measure_threshold
 from railsformer.evaluation.slices import choose_columns, measure_slices, worst_slice
 
 LABELS = ["hazard", "other"]
@@ -107,3 +109,77 @@ def test_by_default_columns_that_cut_into_a_few_parts_are_taken_once():
 def test_a_column_that_is_not_there_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         choose_columns({"group": ["a"], "note": ["b"]}, [name])
+
+
+def _cameras(num_cameras, each=20, seed=0):
+    """Videos whose camera decides how well they are recognised: scores, references, cameras, and light by turns."""
+    rng = np.random.default_rng(seed)
+    cameras = np.repeat(np.arange(num_cameras), each)
+    references = rng.integers(0, 2, len(cameras))
+    logits = np.where(references == 0, 1.0, -1.0) * rng.normal(1.0, 1.0, num_cameras)[cameras]
+    scores = 1 / (1 + np.exp(-logits - rng.normal(size=len(cameras))))
+    columns = {
+        "camera": [f"c{camera}" for camera in cameras],
+        "light": ["dark" if number % 3 == 0 else "day" for number in range(len(cameras))],
+        "side": ["north" if camera < 2 else "south" for camera in cameras],
+        "site": ["yard"] * len(cameras),
+    }
+    return np.stack([scores, 1 - scores], axis=1), references, columns
+
+
+def _found(num_cameras, **options):
+    scores, references, columns = _cameras(num_cameras)
+    evaluated = ScoredSplit(scores, references, np.full(len(references), 10.0), columns["camera"])
+    found = measure_slices(
+        columns,
+        references,
+        scores.argmax(axis=1),
+        label_names=LABELS,
+        names=list(columns),
+        groups=columns["camera"],
+        evaluated=evaluated,
+        thresholds={"hazard": 0.6},
+        **options,
+    )
+    return {(one["column"], one["value"]): one for one in found}, evaluated, columns
+
+
+def test_a_slice_is_as_sure_as_its_cameras_agree():
+    found, evaluated, columns = _found(12)
+    whole = bootstrap_intervals(evaluated.scores, evaluated.references, columns["camera"], label_names=LABELS)
+    assert found["site", "yard"]["interval"] == whole["figures"]["accuracy"]  # the report contradicts itself nowhere
+    at_threshold = measure_threshold(evaluated, label=0, threshold=0.6)
+    assert found["site", "yard"]["points"]["hazard"] == at_threshold
+    for value in ("dark", "day"):
+        one = found["light", value]
+        low, high = one["interval"]
+        naive = wilson_interval(round(one["accuracy"] * one["num_videos"]), one["num_videos"])
+        assert (one["method"], one["num_groups"]) == ("groups", 12)
+        assert low < one["accuracy"] < high
+        assert high - low > naive[1] - naive[0]
+        assert one["points"]["hazard"]["intervals"]["recall"] is not None
+
+
+def test_a_slice_of_few_cameras_is_too_few_to_say():
+    north = _found(12)[0]["side", "north"]
+    assert (north["num_videos"], north["num_groups"], north["method"]) == (40, 2, "groups")
+    assert north["interval"] is None
+    assert set(north["points"]["hazard"]["intervals"].values()) == {None}
+    assert north["points"]["hazard"]["recall"] is not None
+
+
+def test_a_camera_is_told_of_itself_and_of_no_other():
+    found, evaluated, columns = _found(12)
+    for camera in sorted(set(columns["camera"])):
+        one, inside = found["camera", camera], np.array(columns["camera"]) == camera
+        assert (one["method"], one["num_groups"]) == ("clips", 1)
+        assert one["interval"] == wilson_interval(round(one["accuracy"] * 20), 20)
+        assert one["points"]["hazard"] == measure_threshold(evaluated.of(inside), label=0, threshold=0.6)
+        assert one["points"]["hazard"]["num_positives"] == one["supports"]["hazard"]
+
+
+def test_few_cameras_in_all_leave_clips_to_draw():
+    found, _, _ = _found(4)
+    assert {one["method"] for one in found.values()} == {"clips"}
+    assert found["light", "dark"]["num_groups"] == 4
+    assert found["side", "north"]["interval"] is not None

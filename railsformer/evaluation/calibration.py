@@ -114,7 +114,7 @@ def reliability_bins(scores: np.ndarray, references: np.ndarray) -> list[dict[st
 
 
 def calibration_summary(
-    scores: np.ndarray, references: np.ndarray, *, temperature: float, split: str, num_videos: int
+    scores: np.ndarray, references: np.ndarray, *, temperature: float, split: str, num_videos: int | None
 ) -> dict[str, Any]:
     """The `calibration` part of metrics.json.
 
@@ -123,7 +123,7 @@ def calibration_summary(
         references: True class indices of the evaluated split.
         temperature: As fitted on another split.
         split: Name of the split that it was fitted on.
-        num_videos: Videos of the split that it was fitted on.
+        num_videos: Videos of the split that it was fitted on; None where nobody knows any more.
 
     Returns:
         `split`, `num_videos`, `temperature`, figures `before` and `after`, and `reliability` before and after.

@@ -48,6 +48,8 @@ __all__ = [
     "expanded_percentiles",
     "grouped_ratio_interval",
     "poisson_rate_interval",
+    "rate_interval",
+    "share_interval",
     "wilson_interval",
 ]
 
@@ -171,6 +173,46 @@ def grouped_ratio_interval(
     above, below = drawn.sums(np.stack([parts, wholes], axis=1).astype(float)).T
     values = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
     return None if _without_spread(values) else expanded_percentiles(values[1:], level=level, num_units=num_units)
+
+
+def share_interval(
+    parts: np.ndarray, wholes: np.ndarray, drawn: Resamples | None, *, level: float = 0.95
+) -> Interval | None:
+    """Interval of a share of videos, such as hits of positives.
+
+    Args:
+        parts: Whether each video counts above the line, shape (num_videos,).
+        wholes: And below it.
+        drawn: Resamples of whole groups, of which one counts once where all say the same. None takes videos as
+            independent: Wilson's.
+        level: Share of cases in which the truth shall lie inside.
+    """
+    part, whole = int(parts.sum()), int(wholes.sum())
+    if drawn is None or not whole:
+        return wilson_interval(part, whole, level=level)
+    num_groups = len(np.unique(drawn.units[wholes]))
+    found = grouped_ratio_interval(parts, wholes, drawn, level=level)
+    return found or wilson_interval(part / whole * num_groups, num_groups, level=level)
+
+
+def rate_interval(
+    events: np.ndarray, hours: np.ndarray, drawn: Resamples | None, *, level: float = 0.95
+) -> Interval | None:
+    """Interval of events per hour; groups that differ make it wider than chance alone does.
+
+    Args:
+        events: Whether each video is one, shape (num_videos,).
+        hours: What each video adds to the time watched.
+        drawn: Resamples of whole groups. None takes events as independent: the exact interval of Poisson counts.
+        level: Share of cases in which the truth shall lie inside.
+    """
+    exact = poisson_rate_interval(int(events.sum()), float(hours.sum()), level=level)
+    if drawn is None or exact is None:
+        return exact
+    if len(np.unique(drawn.units[hours > 0])) < MIN_SUPPORT:
+        return None
+    found = grouped_ratio_interval(events, hours, drawn, level=level)
+    return [min(exact[0], found[0]), max(exact[1], found[1])] if found else exact
 
 
 def bootstrap_intervals(

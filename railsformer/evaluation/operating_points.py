@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from railsformer.evaluation.intervals import grouped_ratio_interval, poisson_rate_interval, wilson_interval
-from railsformer.evaluation.resampling import MIN_GROUPS, Resamples, draw_resamples
+from railsformer.evaluation.intervals import rate_interval, share_interval
+from railsformer.evaluation.resampling import Resamples, draw_whole_groups
 from railsformer.evaluation.score_metrics import check_scores
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
 
 _TARGET_FORMS = "recall>=0.9, false_alarms_per_hour<=1 or LABEL:recall>=0.9"
 _TARGET = re.compile(r"(?:(?P<label>.+):)?(?P<figure>recall|false_alarms_per_hour)(?P<sign>>=|<=)(?P<value>[^:<>=]+)")
-_NUM_RESAMPLES = 2000
 _SIGNS = {"recall": ">=", "false_alarms_per_hour": "<="}
 
 
@@ -92,11 +91,12 @@ class OperatingPoint:
             video of the label for a recall, no footage of other labels for a rate of false alarms.
         target: What it was chosen for, such as `recall>=0.9`.
         reached: Whether the calibration split reaches the target there. Where it cannot, the threshold is the nearest.
+            None where nobody knows any more: the threshold was read from a file.
     """
 
     threshold: float | None
-    target: str
-    reached: bool
+    target: str | None
+    reached: bool | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ class ScoredSplit:
             )
         for name, value in (("scores", scores), ("references", references), ("durations_seconds", durations)):
             object.__setattr__(self, name, value)
+
+    def of(self, inside: np.ndarray) -> "ScoredSplit":
+        """A part of the videos; `inside` has shape (num_videos,)."""
+        groups = None if self.groups is None else [self.groups[row] for row in np.flatnonzero(inside).tolist()]
+        return ScoredSplit(self.scores[inside], self.references[inside], self.durations_seconds[inside], groups)
 
 
 def hazard_labels(label_names: Sequence[str], negative_labels: Sequence[str] | None) -> list[str]:
@@ -218,7 +223,9 @@ def choose_operating_points(
     return points
 
 
-def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, level: float = 0.95) -> dict[str, Any]:
+def measure_threshold(
+    videos: ScoredSplit, *, label: int, threshold: float, level: float = 0.95, drawn: Resamples | None = None
+) -> dict[str, Any]:
     """What a threshold does on a split.
 
     Args:
@@ -228,6 +235,7 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
         level: Of the intervals. Of at least 8 groups whole ones are drawn, as in `bootstrap_intervals`. With fewer,
             videos are taken as independent: Wilson's (1927) for recall and precision, the exact one for Poisson counts
             (Garwood 1936) for false alarms per hour; no interval of a rate is narrower than that.
+        drawn: Resamples of whole groups of these videos, where they were drawn already.
 
     Returns:
         `recall` (None without positives), `precision` (None without alarms), `false_alarms_per_hour` (None without
@@ -239,7 +247,7 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
     hours = float(videos.durations_seconds[timed].sum()) / 3600
     hits, num_alarms, false_alarms = int((alarms & positives).sum()), int(alarms.sum()), int((alarms & timed).sum())
     num_positives = int(positives.sum())
-    drawn = _whole_groups(videos.groups)
+    drawn = drawn or draw_whole_groups(videos.groups)
     return {
         "recall": hits / num_positives if num_positives else None,
         "precision": hits / num_alarms if num_alarms else None,
@@ -248,47 +256,19 @@ def measure_threshold(videos: ScoredSplit, *, label: int, threshold: float, leve
         "num_negatives": len(positives) - num_positives,
         "negative_hours": hours,
         "intervals": {
-            "recall": _share_interval(alarms & positives, positives, drawn, level=level),
-            "precision": _share_interval(alarms & positives, alarms, drawn, level=level),
-            "false_alarms_per_hour": _rate_interval(
+            "recall": share_interval(alarms & positives, positives, drawn, level=level),
+            "precision": share_interval(alarms & positives, alarms, drawn, level=level),
+            "false_alarms_per_hour": rate_interval(
                 alarms & timed, np.where(timed, videos.durations_seconds, 0.0) / 3600, drawn, level=level
             ),
         },
     }
 
 
-def _whole_groups(groups: Sequence[object] | None) -> Resamples | None:
-    """Resamples of whole groups; None where they are unknown or too few."""
-    if groups is None or len(set(map(str, groups))) < MIN_GROUPS:
-        return None
-    return draw_resamples(len(groups), groups, resamples=_NUM_RESAMPLES, seed=0)
-
-
-def _share_interval(
-    parts: np.ndarray, wholes: np.ndarray, drawn: Resamples | None, *, level: float
-) -> list[float] | None:
-    """Of a share of videos; a group counts as one where all say the same."""
-    part, whole = int(parts.sum()), int(wholes.sum())
-    if drawn is None or not whole:
-        return wilson_interval(part, whole, level=level)
-    num_groups = len(np.unique(drawn.units[wholes]))
-    found = grouped_ratio_interval(parts, wholes, drawn, level=level)
-    return found or wilson_interval(part / whole * num_groups, num_groups, level=level)
-
-
-def _rate_interval(
-    events: np.ndarray, hours: np.ndarray, drawn: Resamples | None, *, level: float
-) -> list[float] | None:
-    """Of events per hour; groups that differ make it wider than chance alone does."""
-    exact = poisson_rate_interval(int(events.sum()), float(hours.sum()), level=level)
-    found = None if drawn is None else grouped_ratio_interval(events, hours, drawn, level=level)
-    return [min(exact[0], found[0]), max(exact[1], found[1])] if exact and found else exact
-
-
 def operating_points_summary(
     points: Mapping[str, OperatingPoint],
     *,
-    calibration: ScoredSplit,
+    calibration: ScoredSplit | None,
     evaluated: ScoredSplit,
     label_names: Sequence[str],
     split: str,
@@ -297,20 +277,22 @@ def operating_points_summary(
 
     Args:
         points: As chosen on the calibration split.
-        calibration: The split they were chosen on.
+        calibration: The split they were chosen on; None where it is not at hand.
         evaluated: The split that is reported on.
         label_names: Names of all classes in the order of their indices.
         split: Name of the calibration split.
 
     Returns:
         `split` and `labels`: for each its `threshold`, `target`, `reached`, and what it does `on_calibration` and
-        `on_split`, both None where there is no threshold.
+        `on_split`, both None where there is no threshold or split.
     """
     labels = {}
     for name, point in points.items():
         index, threshold = label_names.index(name), point.threshold
         on_calibration, on_split = (
-            None if threshold is None else measure_threshold(videos, label=index, threshold=threshold)
+            None
+            if threshold is None or videos is None
+            else measure_threshold(videos, label=index, threshold=threshold)
             for videos in (calibration, evaluated)
         )
         labels[name] = {

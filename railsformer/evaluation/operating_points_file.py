@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
 from railsformer.data.files import whole_file
 from railsformer.evaluation.operating_points import OperatingPoint, Target
 
-__all__ = ["OPERATING_POINTS_NAME", "OperatingPointsFile", "read_operating_points", "write_operating_points"]
+__all__ = [
+    "OPERATING_POINTS_NAME",
+    "OperatingPointsFile",
+    "find_operating_points",
+    "read_operating_points",
+    "write_operating_points",
+]
 
 OPERATING_POINTS_NAME = "operating_points.json"
 _VERSION = 1
@@ -77,6 +86,17 @@ def write_operating_points(
     with whole_file(path, partial=own) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def find_operating_points(name: str | Path) -> Path | None:
+    """The operating points of a folder or Hub repository; None where it has none."""
+    if Path(name).is_dir():
+        path = Path(name, OPERATING_POINTS_NAME)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(str(name), OPERATING_POINTS_NAME))
+    except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
+        return None
 
 
 def read_operating_points(folder: str | Path, *, label_names: Sequence[str]) -> OperatingPointsFile:

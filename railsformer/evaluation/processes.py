@@ -10,7 +10,11 @@ from typing import TypeVar, cast
 import torch
 from accelerate import PartialState
 
-__all__ = ["Process", "end_processes", "gather_values", "on_main_process", "this_process"]
+from railsformer.data.probe import available_cores
+
+__all__ = ["Process", "end_processes", "gather_values", "on_main_process", "this_process", "use_cores"]
+
+_LAUNCHERS = ("LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # what torchrun and `accelerate launch` leave behind
 
 Result = TypeVar("Result")
 
@@ -46,6 +50,16 @@ def this_process() -> Process:
     # The others wait while the first one looks for copies, draws and writes: hours where footage is long.
     state = PartialState(cpu=accelerator is None, timeout=timedelta(hours=12))
     return Process(state.process_index, state.num_processes, state.device)
+
+
+def use_cores(process: Process) -> None:
+    """On CPU under a launcher, this process's share of the cores: launchers set OMP_NUM_THREADS to 1 without a word.
+
+    A larger number was chosen by somebody and stays; so does everything where nothing launched this process.
+    """
+    launched = any(name in os.environ for name in _LAUNCHERS)
+    if launched and process.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def gather_values(value: Result) -> list[Result]:

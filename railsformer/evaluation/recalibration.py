@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,87 @@ from railsformer.evaluation.operating_points import (
     operating_points_summary,
     targets_of_labels,
 )
-from railsformer.evaluation.operating_points_file import OPERATING_POINTS_NAME, write_operating_points
+from railsformer.evaluation.operating_points_file import (
+    OPERATING_POINTS_NAME,
+    OperatingPointsFile,
+    find_operating_points,
+    read_operating_points,
+    write_operating_points,
+)
 
-__all__ = ["Calibrated", "calibrate", "calibration_note", "is_for_run", "read_targets", "store_operating_points"]
+__all__ = [
+    "DEFAULT_SPLIT",
+    "Calibrated",
+    "apply_stored",
+    "calibrate",
+    "calibration_note",
+    "is_for_run",
+    "points_in_use",
+    "points_to_measure",
+    "read_targets",
+    "store_operating_points",
+]
+
+DEFAULT_SPLIT = "validation"
 
 _RUN_FILE = "run.json"
 _CHECKPOINT = "checkpoint-"
 
 
 def read_targets(
-    texts: Sequence[str], *, label_names: Sequence[str], negative_labels: Sequence[str]
+    texts: Sequence[str],
+    *,
+    label_names: Sequence[str],
+    negative_labels: Sequence[str],
+    in_use: OperatingPointsFile | None = None,
 ) -> dict[str, Target]:
     """The target of each hazard, from `recall>=0.9`, `false_alarms_per_hour<=1` or either after `LABEL:`.
+
+    Args:
+        texts: What is asked for.
+        label_names: Of the model.
+        negative_labels: Those of them that are no hazards.
+        in_use: Thresholds that the model is used with; a hazard that nothing was asked for keeps its target.
 
     Raises:
         ValueError: If a text is no target, or for a label that is no hazard.
     """
-    return targets_of_labels([Target.parse(text) for text in texts], hazard_labels(label_names, negative_labels))
+    targets, hazards = [Target.parse(text) for text in texts], hazard_labels(label_names, negative_labels)
+    asked = {target.label for target in targets}
+    if in_use and None not in asked:
+        kept = {name: text for name, text in in_use.targets.items() if name in hazards and name not in asked}
+        targets += [replace(Target.parse(text), label=name) for name, text in kept.items()]
+    return targets_of_labels(targets, hazards)
+
+
+def points_in_use(model: str | Path, *, label_names: Sequence[str]) -> OperatingPointsFile | None:
+    """The operating points that a model is used with; None where there are none, or damaged ones."""
+    path = find_operating_points(model)
+    try:
+        return None if path is None else read_operating_points(path, label_names=label_names)
+    except ValueError:
+        return None
+
+
+def points_to_measure(
+    model: str | Path, dataset: VideoDataset, *, label_names: Sequence[str]
+) -> OperatingPointsFile | None:
+    """The operating points that a model is used with, where these are what there is to measure on a dataset.
+
+    So it is on a dataset that is not the run's own (of a model that does not say what it was trained on: not that of
+    its operating points), and where there is no validation to fit them on.
+
+    Raises:
+        ValueError: If they are damaged or for another model.
+    """
+    path = find_operating_points(model)
+    if path is None:
+        return None
+    own = _trained_on(Path(model))
+    own = _fitted_on(path.parent) if own is None else own
+    if own in (None, dataset.fingerprint) and len(dataset.splits.get(DEFAULT_SPLIT, ())):
+        return None
+    return read_operating_points(path, label_names=label_names)
 
 
 def calibration_note(
@@ -63,7 +127,7 @@ def calibration_note(
             facts are damaged.
     """
     note, trained_on = None, _trained_on(Path(model))
-    if calibration_split not in (*dataset.splits, "validation"):  # a dataset without validation is no mistake
+    if calibration_split not in (*dataset.splits, DEFAULT_SPLIT):  # a dataset without validation is no mistake
         raise ValueError(
             f"calibration_split must be one of {dataset.name}'s splits ({', '.join(dataset.splits)}), "
             f"got {calibration_split!r}"
@@ -101,7 +165,8 @@ class Calibrated:
         temperature: Of the scores.
         points: Threshold of each hazard.
         split: What it was fitted on.
-        dataset_fingerprint: Of its dataset.
+        dataset_fingerprint: Of its dataset; None where nobody knows.
+        evaluated: What it was measured on, with the scores after the temperature.
         calibration: Part of metrics.json.
         operating_points: Part of metrics.json.
     """
@@ -109,9 +174,15 @@ class Calibrated:
     temperature: float
     points: Mapping[str, OperatingPoint]
     split: str
-    dataset_fingerprint: str
+    dataset_fingerprint: str | None
+    evaluated: ScoredSplit
     calibration: dict[str, Any]
     operating_points: dict[str, Any]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Label to threshold, of those that have one."""
+        return {name: point.threshold for name, point in self.points.items() if point.threshold is not None}
 
     def write(self, folder: Path) -> Path:
         """Write operating_points.json into a folder, over one that is there."""
@@ -143,6 +214,7 @@ def calibrate(fitted_on: MeasuredSplit, measured: MeasuredSplit, targets: Mappin
         points=points,
         split=fitted_on.name,
         dataset_fingerprint=fitted_on.dataset.fingerprint,
+        evaluated=used_on,
         calibration=calibration_summary(
             measured.probabilities,
             measured.references,
@@ -153,6 +225,43 @@ def calibrate(fitted_on: MeasuredSplit, measured: MeasuredSplit, targets: Mappin
         operating_points=_with_counts(
             operating_points_summary(
                 points, calibration=chosen_on, evaluated=used_on, label_names=labels, split=fitted_on.name
+            ),
+            used_on,
+            labels,
+        ),
+    )
+
+
+def apply_stored(stored: OperatingPointsFile, measured: MeasuredSplit, *, hazards: Sequence[str]) -> Calibrated:
+    """Measure what the temperature and thresholds do that a model is used with; nothing is fitted.
+
+    Args:
+        stored: As `points_to_measure` gives them.
+        measured: The evaluated split.
+        hazards: Labels that should alarm; of one without a threshold nothing is known.
+    """
+    labels = measured.label_names
+    used_on = measured.scored(apply_temperature(measured.probabilities, stored.temperature))
+    points = {
+        name: OperatingPoint(stored.thresholds.get(name), stored.targets.get(name), reached=None)
+        for name in dict.fromkeys((*hazards, *stored.thresholds))
+    }
+    return Calibrated(
+        temperature=stored.temperature,
+        points=points,
+        split=stored.split,
+        dataset_fingerprint=stored.dataset_fingerprint,
+        evaluated=used_on,
+        calibration=calibration_summary(
+            measured.probabilities,
+            measured.references,
+            temperature=stored.temperature,
+            split=stored.split,
+            num_videos=None,
+        ),
+        operating_points=_with_counts(
+            operating_points_summary(
+                points, calibration=None, evaluated=used_on, label_names=labels, split=stored.split
             ),
             used_on,
             labels,
@@ -175,7 +284,7 @@ def store_operating_points(calibrated: Calibrated, model: str | Path, *, recalib
 
     What was fitted on another dataset than the run's own replaces nothing unless `recalibrate` asks for it: a look at
     another camera must not change the thresholds that are in use. Nor does the run's own dataset replace what
-    `recalibrate` fitted on another.
+    `recalibrate` fitted on another, nor what was fitted on its test split, which has to stay for measuring.
 
     Returns:
         Whether they were written.
@@ -183,10 +292,9 @@ def store_operating_points(calibrated: Calibrated, model: str | Path, *, recalib
     folder = Path(model)
     if not _is_writable(folder):
         return False
-    if not recalibrate and not (
-        is_for_run(folder, calibrated.dataset_fingerprint)
-        and _fitted_on(folder) in (None, calibrated.dataset_fingerprint)
-    ):
+    fingerprint = calibrated.dataset_fingerprint
+    meant = is_for_run(folder, fingerprint or "") and _fitted_on(folder) in (None, fingerprint)
+    if not recalibrate and (calibrated.split == "test" or not meant):
         return False
     calibrated.write(folder)
     return True

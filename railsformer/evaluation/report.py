@@ -19,12 +19,18 @@ from railsformer.evaluation.leaks import LeakCheck, find_leaks
 from railsformer.evaluation.measured_split import MeasuredSplit
 from railsformer.evaluation.metrics import VideoClassificationMetrics
 from railsformer.evaluation.mistakes import confident_mistakes, cost_figures, read_costs
+from railsformer.evaluation.operating_points import hazard_labels
+from railsformer.evaluation.operating_points_file import OperatingPointsFile
 from railsformer.evaluation.other_report import OtherReport, check_shared, compare_reports, read_other_report
-from railsformer.evaluation.processes import Process, on_main_process, this_process
+from railsformer.evaluation.processes import Process, on_main_process, this_process, use_cores
 from railsformer.evaluation.recalibration import (
+    DEFAULT_SPLIT,
     Calibrated,
+    apply_stored,
     calibrate,
     calibration_note,
+    points_in_use,
+    points_to_measure,
     read_targets,
     store_operating_points,
 )
@@ -38,6 +44,7 @@ __all__ = ["EvaluationReport", "evaluate_model", "per_class_table"]
 
 METRICS_VERSION = 2
 MAX_NAMED_GROUPS = 20
+_USED_VIEWS = (1, 1, "probabilities")  # clips, crops and average of predict and watch
 PACKAGES = ("railsformer", "torch", "transformers", "datasets", "evaluate", "scikit-learn", "av")
 
 
@@ -49,11 +56,13 @@ class EvaluationReport:
         output_dir: Folder with metrics.json, predictions.csv, the pages and figures, and operating_points.json.
         metrics: Content of metrics.json.
         stored_in_run: Whether operating_points.json went into the model's folder, too.
+        replaced: The operating points that were there before; None where there were none, or where they stay.
     """
 
     output_dir: Path
     metrics: dict[str, Any]
     stored_in_run: bool = False
+    replaced: OperatingPointsFile | None = None
 
 
 def evaluate_model(
@@ -66,7 +75,7 @@ def evaluate_model(
     num_crops: int = 1,
     average: ViewAverage = "probabilities",
     frame_order: FrameOrder = "forwards",
-    calibration_split: str = "validation",
+    calibration_split: str | None = None,
     targets: Sequence[str] = (),
     recalibrate: bool = False,
     slice_by: Sequence[str] = (),
@@ -80,8 +89,10 @@ def evaluate_model(
     """Evaluate a model on one split and write the report.
 
     Sampling comes from the model's config and pixels from its preprocessor, so that they are those of its training.
-    Temperature and operating points are fitted on `calibration_split`, never on what is measured. Under torchrun or
-    `accelerate launch` the processes share the videos; each of them must call this, and all return the same report.
+    Temperature and operating points are fitted on `calibration_split`, never on what is measured. On a dataset that is
+    not the run's own, and on one without validation, those are measured that the model is used with, where it has any:
+    unless `calibration_split`, `targets` or `recalibrate` asks for a fit. Under torchrun or `accelerate launch` the
+    processes share the videos; each of them must call this, and all return the same report.
 
     Args:
         model: Run folder, checkpoint folder or Hub id.
@@ -93,11 +104,13 @@ def evaluate_model(
         average: What is averaged over clips and crops: softmax scores or logits.
         frame_order: `middle` shows the middle frame in every place, which leaves no motion to go by; `shuffled` and
             `reversed` leave its pictures and take its course. Nothing is fitted then, nothing written into the run.
-        calibration_split: Split that temperature and operating points are fitted on.
-        targets: What operating points shall reach: `recall>=0.9` (the default), `false_alarms_per_hour<=1`, or with a
-            label in front, `LABEL:recall>=0.9`.
+        calibration_split: Split that temperature and operating points are fitted on; None is validation.
+        targets: What operating points shall reach: `recall>=0.9`, `false_alarms_per_hour<=1`, or with a label in
+            front, `LABEL:recall>=0.9`. A hazard that none is given for keeps what the model's threshold in use was
+            set for, else takes `recall>=0.9`.
         recalibrate: Fit for another camera than the training's: `calibration_split` must be there, and the operating
-            points go into the run although the dataset is another one.
+            points go into the run although the dataset is another one. Of one clip and one crop, as predict and watch
+            score.
         slice_by: Columns to give the figures by; all that cut the videos into a few parts where empty.
         cost: CSV table of what each confusion costs.
         compare: Report folder of another model on the same videos.
@@ -114,18 +127,29 @@ def evaluate_model(
             does not know, or more than half of it cannot be read, or the model has no head.
     """
     _check_arguments(num_clips, num_crops, frame_order=frame_order, leak_check=leak_check)
+    used_views = (num_clips, num_crops, average) == _USED_VIEWS
+    if recalibrate and not used_views:
+        raise ValueError(
+            f"--recalibrate sets thresholds for predict and watch, which score one view, got num_clips {num_clips}, "
+            f"num_crops {num_crops} and average {average}; leave --num_clips, --num_crops and --average out"
+        )
     began, process = time.monotonic(), this_process()
+    use_cores(process)
     folder = on_main_process(lambda: check_output_dir(output_dir))
     loaded = load_video_dataset(dataset)
     rows = loaded.split(split)
+    fit_on = calibration_split or DEFAULT_SPLIT
     note = calibration_note(
-        model, loaded, split, calibration_split=calibration_split, frame_order=frame_order, recalibrate=recalibrate
+        model, loaded, split, calibration_split=fit_on, frame_order=frame_order, recalibrate=recalibrate
     )
     network = _load_classifier(model).to(process.device)
     label_names = _label_names(network)
     _check_labels(loaded, label_names, model=str(model))
     negatives = list(getattr(network.config, "negative_labels", None) or [])
-    wanted = read_targets(targets, label_names=label_names, negative_labels=negatives)
+    in_use = points_in_use(model, label_names=label_names)
+    wanted = read_targets(targets, label_names=label_names, negative_labels=negatives, in_use=in_use)
+    asked = recalibrate or targets or calibration_split is not None or not used_views or frame_order != "forwards"
+    stored = None if asked else points_to_measure(model, loaded, label_names=label_names)
     costs = None if cost is None else read_costs(cost, label_names=label_names)
     other = None if compare is None else read_other_report(compare, label_names=label_names)
     if other:
@@ -137,7 +161,7 @@ def evaluate_model(
     )  # fmt: skip
     feeding: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     measured = _measure(network, loaded, split, views, **feeding)
-    fitted_on = None if note else _measure(network, loaded, calibration_split, views, **feeding)
+    fitted_on = None if note or stored else _measure(network, loaded, fit_on, views, **feeding)
     facts: dict[str, Any] = {
         "split": split,
         "protocol": views.protocol()
@@ -145,7 +169,8 @@ def evaluate_model(
             "split_kind": loaded.split_kind,
             "groups": _groups_of(measured),
             "negative_labels": negatives,
-            "calibration_note": note,
+            "thresholds": "stored" if stored else "fitted" if fitted_on else None,
+            "calibration_note": _stored_note(stored, loaded, split) if stored else note,
         },
         "dataset": str(dataset),
         "dataset_fingerprint": loaded.fingerprint,
@@ -157,13 +182,16 @@ def evaluate_model(
     def write() -> EvaluationReport:
         facts["protocol"]["mixed_splits"] = find_leaks(model, loaded, split, check=leak_check, progress=progress)
         calibrated = None if fitted_on is None else calibrate(fitted_on, measured, wanted)
+        if stored:
+            calibrated = apply_stored(stored, measured, hazards=hazard_labels(label_names, negatives))
         figures, rows_of_mistakes = _figures(measured, calibrated, slice_by=slice_by, costs=costs, other=other)
         report = EvaluationReport(folder, {"version": METRICS_VERSION, **figures, **facts})
         _write(report, measured, calibrated, rows_of_mistakes)
         # Thresholds of scores that predict and watch do not make, of several views, stay in the report.
-        usual = recalibrate or (num_clips, num_crops, average) == (1, 1, "probabilities")
-        stored = bool(usual and calibrated and store_operating_points(calibrated, model, recalibrate=recalibrate))
-        return replace(report, stored_in_run=stored)
+        fitted = calibrated if used_views and not stored else None
+        if fitted and store_operating_points(fitted, model, recalibrate=recalibrate):
+            return replace(report, stored_in_run=True, replaced=in_use)
+        return report
 
     return on_main_process(write)
 
@@ -261,6 +289,16 @@ def _check_arguments(num_clips: int, num_crops: int, *, frame_order: str, leak_c
             raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
 
 
+def _stored_note(stored: OperatingPointsFile, loaded: VideoDataset, split: str) -> str:
+    """Where thresholds come from that were not fitted here."""
+    known = bool(stored.dataset_fingerprint) and stored.dataset_fingerprint == loaded.fingerprint
+    place = f"{stored.split} of {'this' if known else 'another'} dataset"
+    note = f"nothing was fitted: temperature and thresholds are those that the model is used with, set on {place}"
+    if known and stored.split == split:
+        note += ", on these very videos, so that what they do here flatters them"
+    return note
+
+
 def _load_classifier(name: str | Path) -> RailsformerForVideoClassification:
     """The model with its own head.
 
@@ -325,6 +363,9 @@ def _figures(
         measured.probabilities.argmax(axis=1),
         label_names=labels,
         names=choose_columns(read_columns, slice_by),
+        groups=measured.groups,
+        evaluated=calibrated.evaluated if calibrated else None,
+        thresholds=calibrated.thresholds if calibrated else None,
     )
     mistakes = confident_mistakes(
         measured.scores.probabilities,

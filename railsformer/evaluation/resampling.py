@@ -11,7 +11,7 @@ import numpy as np
 
 from railsformer.evaluation.score_metrics import MAX_TOP_K, NUM_BINS, calibration_bins
 
-__all__ = ["MIN_GROUPS", "ResampledFigures", "Resamples", "draw_resamples", "resampled_figures"]
+__all__ = ["MIN_GROUPS", "ResampledFigures", "Resamples", "draw_resamples", "draw_whole_groups", "resampled_figures"]
 
 MIN_GROUPS = 8  # below, whole groups are too few to draw from, and clips are drawn
 _CELLS = 4_000_000  # weights of resamples x videos held at a time by average precision: 32 MB each
@@ -38,6 +38,11 @@ class Resamples:
         by_unit = np.zeros((self.counts.shape[1], values.shape[1]))
         np.add.at(by_unit, self.units, values)
         return self.counts @ by_unit
+
+    def of(self, inside: np.ndarray) -> "Resamples":
+        """The same resamples of a part of the videos, shape (N,); one may hold none of its units."""
+        kept, units = np.unique(self.units[inside], return_inverse=True)
+        return Resamples(self.counts[:, kept], units, self.method, self.num_groups)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,13 @@ def draw_resamples(num_videos: int, groups: Sequence[object] | None, *, resample
     drawn = np.random.default_rng(seed).multinomial(num_units, np.full(num_units, 1 / num_units), size=resamples)
     counts = np.concatenate([np.ones((1, num_units)), drawn])
     return Resamples(counts, units, "groups" if by_groups else "clips", len(names))
+
+
+def draw_whole_groups(groups: Sequence[object] | None, *, resamples: int = 2000, seed: int = 0) -> Resamples | None:
+    """Draw whole groups as `draw_resamples` does; None where they are unknown or fewer than 8."""
+    if groups is None or len(set(map(str, groups))) < MIN_GROUPS:
+        return None
+    return draw_resamples(len(groups), groups, resamples=resamples, seed=seed)
 
 
 def resampled_figures(

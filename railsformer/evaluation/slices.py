@@ -4,10 +4,15 @@ What is measured of every video, where the dataset has no column of the same nam
 light: mean grey level (0 to 255) of what the model saw of it; motion: mean absolute difference, in grey levels,
 between a frame of a clip and the next; duration_seconds: of the labelled segment; short_side_px and fps: of the source
 file, as the probe of the build found them.
+
+Intervals are those of the report: whole groups are drawn where the split has at least 8, and a slice of fewer than 5
+of them is too few to say. A column of which no value lies in more than one group (it names groups, or their parts)
+asks how it does there and not elsewhere: its intervals are over videos, and hold within that group only.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,9 @@ from sklearn import metrics
 
 from railsformer.data.clips import video_file
 from railsformer.data.probe import probe_video
-from railsformer.evaluation.intervals import wilson_interval
+from railsformer.evaluation.intervals import share_interval
+from railsformer.evaluation.operating_points import ScoredSplit, measure_threshold
+from railsformer.evaluation.resampling import Resamples, draw_whole_groups
 from railsformer.evaluation.views import VideoScores
 
 __all__ = [
@@ -128,6 +135,9 @@ def measure_slices(
     *,
     label_names: Sequence[str],
     names: Sequence[str],
+    groups: Sequence[object] | None = None,
+    evaluated: ScoredSplit | None = None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Figures of every part of the named columns.
 
@@ -138,17 +148,27 @@ def measure_slices(
         label_names: All labels.
         names: Columns to cut by; numbers of more than 4 values (whole ones: of more than 20) are cut into 4 parts of
             equally many videos.
+        groups: Camera or recording of each video; None where unknown.
+        evaluated: These videos with their scores after the temperature; None leaves thresholds out.
+        thresholds: Label to its threshold.
 
     Returns:
         One entry a slice as in metrics.json, by macro F1, the lowest first; those of fewer than LEAST_VIDEOS last.
     """
-    found = []
+    found, whole_groups = [], draw_whole_groups(groups)
+    named = np.array([""] * len(references) if groups is None else [str(group) for group in groups], dtype=object)
     for name in names:
         parts = np.array(_parts(columns[name]), dtype=object)
-        for value in dict.fromkeys(parts.tolist()):
-            inside = parts == value
-            figures = _figures(references[inside], predictions[inside], label_names)
-            found.append({"column": name, "value": value, **figures})
+        insides = {value: parts == value for value in dict.fromkeys(parts.tolist())}
+        counts = {value: 0 if groups is None else len(set(named[inside])) for value, inside in insides.items()}
+        across = whole_groups if max(counts.values(), default=0) > 1 else None
+        for value, inside in insides.items():
+            drawn = None if across is None else across.of(inside)
+            entry = {"column": name, "value": value, "method": "clips" if drawn is None else "groups"}
+            entry |= {"num_groups": counts[value]}
+            entry |= _figures(references[inside], predictions[inside], label_names, drawn)
+            entry["points"] = _points(evaluated, inside, drawn, label_names, thresholds or {})
+            found.append(entry)
     return sorted(found, key=lambda one: (one["num_videos"] < LEAST_VIDEOS, one["f1_macro"], one["accuracy"]))
 
 
@@ -163,19 +183,38 @@ def worst_slice(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def _figures(true: np.ndarray, predicted: np.ndarray, label_names: Sequence[str]) -> dict[str, Any]:
+def _figures(
+    true: np.ndarray, predicted: np.ndarray, label_names: Sequence[str], drawn: Resamples | None
+) -> dict[str, Any]:
     """Macro figures over the labels that the slice holds."""
     indices = list(range(len(label_names)))
     _, recall, f1, support = metrics.precision_recall_fscore_support(true, predicted, labels=indices, zero_division=0)
-    present, right = support > 0, int((true == predicted).sum())
+    present, right = support > 0, true == predicted
     return {
         "num_videos": len(true),
-        "accuracy": right / len(true),
+        "accuracy": int(right.sum()) / len(true),
         "balanced_accuracy": float(recall[present].mean()),
         "f1_macro": float(f1[present].mean()),
-        "interval": wilson_interval(right, len(true)),
+        "interval": share_interval(right, np.ones(len(true), dtype=bool), drawn),
         "recall": {name: float(recall[index]) if present[index] else None for index, name in enumerate(label_names)},
         "supports": {name: int(support[index]) for index, name in enumerate(label_names)},
+    }
+
+
+def _points(
+    evaluated: ScoredSplit | None,
+    inside: np.ndarray,
+    drawn: Resamples | None,
+    label_names: Sequence[str],
+    thresholds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What each threshold does in the slice."""
+    if evaluated is None:
+        return {}
+    part = replace(evaluated.of(inside), groups=None)  # what is drawn of it was drawn of the whole split
+    return {
+        name: measure_threshold(part, label=label_names.index(name), threshold=threshold, drawn=drawn)
+        for name, threshold in thresholds.items()
     }
 
 

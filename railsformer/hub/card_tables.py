@@ -110,7 +110,7 @@ def _limits_of_points(metrics: Mapping[str, Any], *, split: str) -> Iterator[str
     missed = [
         label
         for label, point in points["labels"].items()
-        if not point.get("reached", True) and point["threshold"] is not None
+        if point.get("reached") is False and point["threshold"] is not None
     ]
     if missed:
         yield f"On `{cell(points['split'])}` no threshold reached the target for: {_listed(missed)}."
@@ -186,14 +186,14 @@ def _point(label: str, point: Mapping[str, Any]) -> list[str]:
     measured = point.get("on_split") or {}
     intervals = measured.get("intervals") or {}
     figures = [figure_with_interval(measured.get(key), intervals.get(key)) for key in ("recall", "precision")]
-    reached = "" if point.get("reached", True) else " (not reached)"
+    reached = " (not reached)" if point.get("reached") is False else ""
     if point["threshold"] is None:
         reached = " (no threshold: too few videos to choose one)"
     hours = measured.get("negative_hours")
     return [
         cell(label),
         figure(point["threshold"]),
-        f"`{cell(point['target'])}`{reached}",
+        (f"`{cell(point['target'])}`" if point.get("target") else "–") + reached,
         *figures,
         _rate(measured.get("false_alarms_per_hour"), intervals.get("false_alarms_per_hour")),
         str(measured.get("num_positives", "–")),
@@ -233,9 +233,10 @@ def _protocol(metrics: Mapping[str, Any]) -> dict[str, Any]:
         protocol["intervals"] = f"{_percent(intervals['level'])}, {intervals['resamples']} resamples of {drawn}"
     if calibration := metrics.get("calibration"):
         before, after = (figure(calibration[side]["calibration_error"]) for side in ("before", "after"))
+        count = calibration["num_videos"]
+        fitted = "as it is in use" if count is None else f"fitted on {_videos(count)} of {calibration['split']}"
         protocol["temperature"] = (
-            f"{figure(calibration['temperature'])}, fitted on {_videos(calibration['num_videos'])} of "
-            f"{calibration['split']}; calibration error {before} before, {after} after"
+            f"{figure(calibration['temperature'])}, {fitted}; calibration error {before} before, {after} after"
         )
     protocol["dataset_fingerprint"] = metrics.get("dataset_fingerprint") or None
     protocol["versions"] = metrics.get("versions")

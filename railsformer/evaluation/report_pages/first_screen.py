@@ -143,6 +143,8 @@ def _without_threshold(metrics: Mapping[str, Any], label: str, point: Mapping[st
     """Nothing raises its alarm, so nothing is known of it."""
     split, target = metrics["operating_points"]["split"], target_words(point["target"])
     detail = f"{split} could not say which threshold gives {target}"
+    if metrics["protocol"].get("thresholds") == "stored":
+        detail = "the model is used without a threshold for it"
     alarms = ("Not known", "false alarms an hour", "no threshold, no alarms")
     sentence = f"{label}: {detail}, so what is missed is not known."
     return Hazard(label, None, detail, None, None, *alarms, "No threshold was set.", False, sentence)
@@ -200,7 +202,7 @@ def _alarms(shown: str, each: str) -> str:
 def banners(metrics: Mapping[str, Any]) -> list[Banner]:
     """What must be known before any figure is read, the worst first."""
     protocol = metrics["protocol"]
-    found: list[Banner] = [*_mixed(metrics), *_same_cameras(metrics)]
+    found: list[Banner] = [*_mixed(metrics), *_same_cameras(metrics), *_stored_thresholds(metrics)]
     kind = protocol["split_kind"]
     if kind.startswith("random"):
         text = f"The split is {kind}. The model may have seen the same camera, even the same minute: split by group."
@@ -252,6 +254,16 @@ def _same_cameras(metrics: Mapping[str, Any]) -> list[Banner]:
     return [Banner("beware", "The run knows some of these cameras.", text)]
 
 
+def _stored_thresholds(metrics: Mapping[str, Any]) -> list[Banner]:
+    """Thresholds were brought along and not fitted to these cameras."""
+    protocol = metrics["protocol"]
+    if protocol.get("thresholds") != "stored":
+        return []
+    note = protocol["calibration_note"]
+    text = f"{note[:1].upper()}{note[1:]}. With them predict and watch alarm as this report says."
+    return [Banner("beware", "Measured with the thresholds in use.", text)]
+
+
 def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Short answers: worst slice, which cameras, how sure, how good over all."""
     return [
@@ -273,6 +285,10 @@ def _worst(metrics: Mapping[str, Any]) -> str:
     if entry and labels:
         label = min(labels, key=lambda name: (entry["recall"][name], -entry["supports"][name]))
         text += f" There {of_count(entry['recall'][label], entry['supports'][label])} {label} are named rightly."
+        if point := entry.get("points", {}).get(label):
+            alarms = rate(point["false_alarms_per_hour"])
+            reach = of_count(point["recall"], point["num_positives"])
+            text += f" Its threshold finds {reach}, at {alarms} {_alarms(alarms, 'an hour')}."
     return text
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from railsformer.data.analysis.figures import shorten
 from railsformer.evaluation.report_pages.canvas import Drawing
 from railsformer.evaluation.report_pages.compare import compare_lines, compare_table
-from railsformer.evaluation.report_pages.first_screen import hazard_labels
-from railsformer.evaluation.report_pages.tables import Section, Table
+from railsformer.evaluation.report_pages.slice_tables import slices_section
+from railsformer.evaluation.report_pages.tables import MAX_LISTED, Section, Table, rest_of
 from railsformer.evaluation.report_pages.words import (
     TOO_FEW,
     UNKNOWN,
@@ -15,7 +15,6 @@ from railsformer.evaluation.report_pages.words import (
     decimal,
     figure_name,
     length,
-    of_count,
     percent,
     span,
     target_words,
@@ -24,8 +23,6 @@ from railsformer.evaluation.report_pages.words import (
 
 __all__ = ["make_sections", "method"]
 
-_MAX_LISTED = 40
-_MAX_RECALL_COLUMNS = 4
 _OVERALL = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "f1_micro", "map", "calibration_error")
 _BY_CLASS = ("recall", "precision", "f1", "average_precision")
 _ABSENT = "not in this split"
@@ -47,7 +44,7 @@ def make_sections(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -> li
         _operating_points(metrics, pick("precision_recall", "scores")),
         _figures(metrics),
         _confusions(metrics, pick("confusion_matrix")),
-        _slices(metrics, pick("slices")),
+        slices_section(metrics, pick("slices")),
         _calibration(metrics, pick("reliability")),
     ]
     if metrics["compare"]:
@@ -71,6 +68,10 @@ def _operating_points(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -
         f"Thresholds were set on {points['split']} and apply to scores after temperature. A false alarm is a video of "
         "another label at or above the threshold, over the hours of those videos."
     ]
+    stored = metrics["protocol"].get("thresholds") == "stored"
+    if stored:
+        note = metrics["protocol"]["calibration_note"]
+        lines.insert(0, f"{note[:1].upper()}{note[1:]}.")
     here, there = [], []
     for label, point in points["labels"].items():
         reached = {True: "yes", False: "no", None: UNKNOWN}[point["reached"]]
@@ -89,6 +90,11 @@ def _operating_points(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -
             f"On {points['split']}, where they were set", ["hazard", "threshold", "target", "reached", *cells], there
         ),
     ]
+    if stored:  # what they do there is not at hand
+        brought = [row[:3] for row in there]
+        tables[1] = Table(
+            f"As stored with the model, set on {points['split']}", ["hazard", "threshold", "target"], brought
+        )
     return Section("operating_points", title, lines, drawings, tables)
 
 
@@ -158,11 +164,11 @@ def _confusions(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -> Sect
             f"{entry['cost_each']:g}",
             f"{entry['cost']:,g}",
         ]
-        for entry in costs["confusions"][:_MAX_LISTED]
+        for entry in costs["confusions"][:MAX_LISTED]
     ]
     line = f"What the mistakes cost: {costs['total']:,g} in all, {each} a video."
     head = ["confusion", "videos", "cost each", "cost"]
-    table = Table(f"Confusions, the dearest first{_rest(costs['confusions'])}", head, rows)
+    table = Table(f"Confusions, the dearest first{rest_of(costs['confusions'])}", head, rows)
     return Section("confusions", "Confusions", [line], drawings, [table] if rows else [])
 
 
@@ -171,9 +177,10 @@ def _calibration(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -> Sec
     if not calibration:
         line = "The scores were not calibrated: do not read them as probabilities."
         return Section("calibration", "How sure it is, and how right", [line])
-    videos = counted(calibration["num_videos"], "video", "videos")
+    known = calibration["num_videos"] is not None
+    videos = f"{counted(calibration['num_videos'], 'video', 'videos')} of " if known else ""
     line = (
-        f"One temperature, {calibration['temperature']:.2f}, was fitted on {videos} of {calibration['split']}; these "
+        f"One temperature, {calibration['temperature']:.2f}, was fitted on {videos}{calibration['split']}; these "
         f"are its effects on {metrics['split']}. Lower is better."
     )
     errors = [calibration[side]["negative_log_likelihood"] for side in ("before", "after")]
@@ -187,42 +194,11 @@ def _calibration(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -> Sec
     return Section("calibration", "How sure it is, and how right", [line], drawings, [table])
 
 
-def _slices(metrics: Mapping[str, Any], drawings: Sequence[Drawing]) -> Section:
-    slices = metrics["slices"]
-    if not slices:
-        return Section("slices", "Slices", ["No column of the metadata was sliced."])
-    hazards = hazard_labels(metrics)
-    columns = hazards if len(hazards) <= _MAX_RECALL_COLUMNS else []
-    named = [f"{label} found" for label in columns] or ["weakest class"]
-    rows = []
-    for entry in slices[:_MAX_LISTED]:
-        accuracy = with_interval(entry["accuracy"], entry["interval"], of="share")
-        told = [of_count(entry["recall"].get(label), entry["supports"].get(label, 0)) for label in columns]
-        told = [cell if cell != UNKNOWN else "none there" for cell in told] or [_weakest(entry, hazards)]
-        f1 = UNKNOWN if entry["f1_macro"] is None else f"{entry['f1_macro']:.2f}"
-        rows.append([f"{entry['column']} {entry['value']}", str(entry["num_videos"]), f1, accuracy, *told])
-    head = ["slice", "videos", "macro F1", "accuracy", *named]
-    table = Table(f"Slices, the worst first{_rest(slices)}", head, rows)
-    return Section("slices", "Slices", ["Found means named as the likeliest class."], drawings, [table])
-
-
-def _weakest(entry: Mapping[str, Any], labels: Sequence[str]) -> str:
-    known = [label for label in labels if entry["recall"].get(label) is not None]
-    if not known:
-        return "none there"
-    label = min(known, key=lambda name: entry["recall"][name])
-    return f"{label}, {of_count(entry['recall'][label], entry['supports'][label])}"
-
-
 def _unread(metrics: Mapping[str, Any]) -> Section:
-    rows = [[entry["video"], entry["reason_class"], entry["reason"]] for entry in metrics["unread"][:_MAX_LISTED]]
-    table = Table(f"Videos without scores{_rest(metrics['unread'])}", ["video", "kind", "reason"], rows, words=True)
+    rows = [[entry["video"], entry["reason_class"], entry["reason"]] for entry in metrics["unread"][:MAX_LISTED]]
+    table = Table(f"Videos without scores{rest_of(metrics['unread'])}", ["video", "kind", "reason"], rows, words=True)
     line = "These count in no figure, neither as found nor as missed."
     return Section("unread", "Could not be read", [line], (), [table])
-
-
-def _rest(entries: Sequence[Any]) -> str:
-    return f", the first {_MAX_LISTED} of {len(entries)}" if len(entries) > _MAX_LISTED else ""
 
 
 def method(metrics: Mapping[str, Any]) -> list[str]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from railsformer.evaluation.report_pages.canvas import Drawing
 
-__all__ = ["Section", "Table"]
+__all__ = ["MAX_LISTED", "Section", "Table", "rest_of"]
+
+MAX_LISTED = 40
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,8 @@ class Section:
     lines: Sequence[str] = ()
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
+
+
+def rest_of(entries: Sequence[Any]) -> str:
+    """What the caption of a table says where it is cut off."""
+    return f", the first {MAX_LISTED} of {len(entries)}" if len(entries) > MAX_LISTED else ""
