@@ -51,15 +51,29 @@ def add_watch(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argpar
     watch.add_argument("--device", help="device of the network (default: a GPU if there is one)")
     watch.add_argument("--batch_size", type=int, default=8, help="windows a forward pass (default: 8)")
     _add_events(watch)
+    _add_recordings(watch)
+    _add_live(watch)
+    watch.set_defaults(run=run)
+
+
+def _add_recordings(watch: argparse.ArgumentParser) -> None:
     recorded = watch.add_argument_group("recordings")
     recorded.add_argument("--start_time", help="wall clock of the first picture, ISO 8601 (default: the file's own)")
     recorded.add_argument("--clips", action="store_true", help="cut one clip an event")
+    recorded.add_argument(
+        "--copy_video",
+        action="store_true",
+        help="put a copy of the video beside timeline.html, so that the folder can be moved or sent",
+    )
     recorded.add_argument("--annotate", action="store_true", help="write the video with scores and events burnt in")
     recorded.add_argument(
         "--no_blindness",
         action="store_true",
         help="score black, covered and frozen stretches like any other (default: they are told, and not scored)",
     )
+
+
+def _add_live(watch: argparse.ArgumentParser) -> None:
     live = watch.add_argument_group("live sources")
     live.add_argument("--webhook", metavar="URL", help="send each alarm there, too")
     live.add_argument("--alarm_command", metavar="COMMAND", help="run this for each alarm, which it gets on its stdin")
@@ -72,7 +86,6 @@ def add_watch(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argpar
         help="give up on a source that never starts; 0: never (default: 60)",
     )
     live.add_argument("--max_seconds", type=float, help="end after this long (default: never)")
-    watch.set_defaults(run=run)
 
 
 def _add_events(watch: argparse.ArgumentParser) -> None:
@@ -142,16 +155,14 @@ def run_evaluate_events(parsed: argparse.Namespace) -> str:
 
 def run_watch(parsed: argparse.Namespace) -> str:
     """Watch, and return what to print: nothing of a live source, whose alarms were printed as they came."""
-    from railsformer.inference.predictor import Predictor
+    from railsformer.cli_predict import load_predictor
     from railsformer.inference.stream import is_live
     from railsformer.inference.watch import watch_video
 
     quiet_transformers()
     settings = _watch_settings(parsed)
     _check_kind(parsed, live=is_live(parsed.source))
-    predictor = Predictor.from_pretrained(
-        parsed.model, device=parsed.device, batch_size=parsed.batch_size, backend=parsed.backend
-    )
+    predictor = load_predictor(parsed)
     if is_live(parsed.source):
         _watch_live(parsed, predictor, settings)
         return ""
@@ -162,9 +173,8 @@ def run_watch(parsed: argparse.Namespace) -> str:
 def _check_kind(parsed: argparse.Namespace, *, live: bool) -> None:
     """Refuse flags that mean nothing for this kind of source, rather than ignore them."""
     streamed = ("webhook", "alarm_command", "keep_pictures", "max_seconds")
-    kind, others = (
-        ("live source", ("start_time", "clips", "annotate", "no_blindness")) if live else ("recording", streamed)
-    )
+    recorded = ("start_time", "clips", "copy_video", "annotate", "no_blindness")
+    kind, others = ("live source", recorded) if live else ("recording", streamed)
     for name in others:
         if getattr(parsed, name):
             raise ValueError(f"--{name} has no meaning for a {kind} such as {parsed.source}; leave it out")
@@ -231,6 +241,7 @@ def _watch_settings(parsed: argparse.Namespace) -> "WatchSettings":
         region=Region.read(parsed.region) if parsed.region else None,
         clips=parsed.clips,
         annotate=parsed.annotate,
+        copy_video=parsed.copy_video,
         batch_size=parsed.batch_size,
         blindness=not parsed.no_blindness,
     )

@@ -6,9 +6,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["add_predict", "run_predict"]
+if TYPE_CHECKING:
+    from railsformer.inference.predictor import Predictor
+
+__all__ = ["add_predict", "load_predictor", "run_predict"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,22 +73,27 @@ def add_predict(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argp
 def run_predict(parsed: argparse.Namespace) -> None:
     """Predict, print or write rows, and say on standard error what else one must know."""
     from railsformer.cli_evaluate import quiet_transformers
-    from railsformer.inference.predict import RowWriter, find_videos, predict_videos
-    from railsformer.inference.predictor import Predictor
+    from railsformer.inference.predict import RowWriter, check_wishes, find_videos, predict_videos
     from railsformer.inference.regions import Region
 
     quiet_transformers()
     videos = find_videos(parsed.paths, listed=sys.stdin)
     region = None if parsed.region is None else Region.read(parsed.region)
-    predictor = Predictor.from_pretrained(
-        parsed.model, device=parsed.device, batch_size=parsed.batch_size, backend=parsed.backend
-    )
+    predictor = load_predictor(parsed)
+    wishes: dict[str, Any] = {
+        "num_clips": parsed.num_clips,
+        "num_crops": parsed.num_crops,
+        "top_k": parsed.top_k,
+        "region": region,
+        "num_workers": parsed.num_workers,
+    }
+    check_wishes(predictor, **wishes)  # before there is a file
     views = f"{parsed.num_clips}x{parsed.num_crops}" + (f" {parsed.region}" if parsed.region else "")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file name need not be text
-    writer = RowWriter(_format(parsed), predictor, views=views, output=parsed.output, stream=sys.stdout)
+    writer = RowWriter(_format(parsed), predictor, views=views, region=region, output=parsed.output, stream=sys.stdout)
     if predictor.thresholds is None:
-        logger.warning("%s has no operating points: decisions are null; evaluate it to get some", parsed.model)
+        logger.warning("%s has no operating points: decisions are null; %s", parsed.model, predictor.points_advice)
     results = dict(writer.done)
     todo = [video for video in videos if video not in writer.done]
     if len(todo) < len(videos):
@@ -96,16 +104,7 @@ def run_predict(parsed: argparse.Namespace) -> None:
     try:
         if is_main_thread:  # so that SIGTERM, too, passes through here and what is half done is removed
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        for one in predict_videos(
-            predictor,
-            todo,
-            num_clips=parsed.num_clips,
-            num_crops=parsed.num_crops,
-            top_k=parsed.top_k,
-            region=region,
-            num_workers=parsed.num_workers,
-            progress=parsed.output is not None,
-        ):
+        for one in predict_videos(predictor, todo, **wishes, progress=parsed.output is not None):
             writer.write([one])
             results[one.video] = one.error is None
             first_error = first_error or (f"{one.video}: {one.error}" if one.error else "")
@@ -118,6 +117,19 @@ def run_predict(parsed: argparse.Namespace) -> None:
         raise ValueError(f"none of {num_bad} video(s) could be read, first {first_error or videos[0]}")
     if num_bad:
         logger.warning("%d of %d videos could not be read; their rows say why", num_bad, len(videos))
+
+
+def load_predictor(parsed: argparse.Namespace) -> "Predictor":
+    """The model of a verb that has --backend, --device and --batch_size."""
+    from railsformer.inference.predictor import Predictor
+    from railsformer.model.loading import ExportedModelError
+
+    try:
+        return Predictor.from_pretrained(
+            parsed.model, device=parsed.device, batch_size=parsed.batch_size, backend=parsed.backend
+        )
+    except ExportedModelError as error:
+        raise ValueError(f"{error}, or add --backend onnx") from error
 
 
 def _format(parsed: argparse.Namespace) -> Any:

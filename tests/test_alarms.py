@@ -112,11 +112,24 @@ def test_a_webhook_that_was_down_gets_what_waited():
     assert [message["id"] for message in receiver.got] == ["yard-1", "yard-2"]
 
 
+def test_beginnings_of_events_and_blindness_are_tried_for_longer():
+    url = f"http://127.0.0.1:{refused_port()}/"
+    with open_outbox(webhook=url, tries=1, urgent_tries=1000, backoff=QUICK, close_seconds=0.5) as outbox:
+        outbox.send(alarm(1, "event_end"))
+        outbox.send(alarm(2, "blind_start"))
+        until(lambda: outbox.counts()["webhook"]["failed"] == 1)
+        time.sleep(0.3)
+        assert outbox.counts()["webhook"]["failed"] == 1  # still tried
+    waits = Backoff(jitter=0.5)
+    shortest = sum(0.5 * min(waits.max_seconds, waits.first_seconds * 2.0**n) for n in range(29))
+    assert shortest > 5 * 60  # what open_outbox gives them unless told otherwise: 30 tries
+
+
 def test_a_webhook_that_stays_down_costs_its_alarms_and_nobody_waits(caplog):
     stdout = io.StringIO()
     began = time.monotonic()
     url = f"http://user:secret@127.0.0.1:{refused_port()}/hook?token=secret"
-    outbox = open_outbox(stdout=stdout, webhook=url, tries=2, backoff=QUICK)
+    outbox = open_outbox(stdout=stdout, webhook=url, tries=2, urgent_tries=2, backoff=QUICK)
     for number in range(5):
         outbox.send(alarm(number))
     assert time.monotonic() - began < 5  # 5 alarms of 2 tries are not waited for

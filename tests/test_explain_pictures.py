@@ -3,9 +3,11 @@
 import io
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_run import write_tiny_run
 from videos import frame_number, write_video
@@ -15,6 +17,7 @@ from railsformer.explain.explanation import Explanation, MethodMap, explain_clip
 from railsformer.explain.heat import HeatScale, RelevanceTrack, paint, seen_mask
 from railsformer.explain.overlay import overlay_span, write_overlay
 from railsformer.explain.pictures import clock, draw_contact_sheet, draw_curve, shown_frames
+from railsformer.explain.requests import lines_of
 from railsformer.explain.seen import Box, see_clip, square_pixels
 from railsformer.inference.predictor import Predictor
 from railsformer.inference.regions import Region
@@ -198,6 +201,93 @@ def test_an_empty_map_says_so(predictor, tmp_path):
     assert any("nothing speaks for fall; this map is empty" in line for line in explanation.cautions)
     assert draw_contact_sheet(explanation)
     write_overlay(explanation, explanation.maps[0], tmp_path / "o.mp4")
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """What is written on figures."""
+    found = []
+    write = Figure.text
+
+    def note(figure, x, y, text, **style):
+        found.append(text)
+        return write(figure, x, y, text, **style)
+
+    monkeypatch.setattr(Figure, "text", note)
+    return found
+
+
+def _judged(explanation, verdict):
+    """The explanation as if its map had been measured."""
+    curves = SimpleNamespace(better_than_chance=verdict == "better than chance")
+    trust = SimpleNamespace(verdict=verdict, curves=curves, lines=lambda: [f"This map is {verdict}."], to_dict=dict)
+    return replace(explanation, maps=(replace(explanation.maps[0], trust=trust),))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (None, "trust not measured"),
+        ("better than chance", "better than chance"),
+        ("no better than chance", "no better than chance; do not rely on it"),
+    ],
+)
+def test_overlay_and_curve_tell_how_far_to_trust_the_map(predictor, tmp_path, texts, verdict, told):
+    relevance = np.array([[[9, 1], [1, 1]], [[1, 1], [1, 1]]], np.float32)
+    explanation = _explanation(predictor, write_video(tmp_path / "a.mp4"), relevance)
+    explanation = explanation if verdict is None else _judged(explanation, verdict)
+    assert explanation.maps[0].judgement == (told, verdict != "better than chance")
+    draw_curve(explanation)
+    assert f"Attention rollout: {told}" in texts
+    texts.clear()
+    write_overlay(explanation, explanation.maps[0], tmp_path / "o.mp4")
+    assert told in texts
+    assert list(lines_of([explanation]))[1] == f"  attention rollout: {told}"
+
+
+def test_a_nearly_even_map_says_so_everywhere_and_is_not_painted_as_all_relevant(predictor, tmp_path, texts):
+    even = 1 + 0.1 * np.random.default_rng(0).random((2, 2, 2), dtype=np.float32)
+    explanation = _judged(_explanation(predictor, write_video(tmp_path / "a.mp4"), even), "better than chance")
+    (each,) = explanation.maps
+    told = "nearly even: it points nowhere"
+    assert each.scale.is_even
+    assert each.judgement == (f"{told}; better than chance", True)
+    assert each.scale.levels(even).max() < 150  # of 255
+    assert explanation.to_dict()["methods"]["rollout"]["nearly_even"]
+    for draw in (draw_contact_sheet, draw_curve, lambda _: write_overlay(explanation, each, tmp_path / "o.mp4")):
+        texts.clear()
+        draw(explanation)
+        assert any(told in text for text in texts)
+        assert not any(text.endswith("peak") for text in texts)
+    assert told in list(lines_of([explanation]))[1]
+
+
+def test_a_map_with_a_hot_place_is_not_even():
+    relevance = np.ones((2, 6, 6))
+    relevance[0, 0, 0] = 9.0
+    scale = HeatScale.of(relevance, signed=False)
+    assert not scale.is_even
+    assert scale.levels(relevance).max() == 255
+
+
+@pytest.mark.parametrize(
+    ("frames", "method", "peak"),
+    [
+        ([1.0, 1.05], "rollout", None),
+        ([1.0, 1.3], "rollout", 1),
+        ([0.0, 0.0], "gradient_rollout", None),
+        ([0.1, -0.2], "occlusion", 0),
+        ([-0.1, -0.2], "occlusion", None),
+    ],
+)
+def test_a_peak_is_a_frame_that_stands_out(predictor, tmp_path, texts, frames, method, peak):
+    relevance = np.ones((2, 2, 2), np.float32) * np.array(frames, np.float32)[:, None, None]
+    explanation = _explanation(predictor, write_video(tmp_path / "a.mp4"), relevance, method=method)
+    assert explanation.maps[0].peak_frame == peak
+    draw_contact_sheet(explanation)
+    assert sum(text.endswith("peak") for text in texts) == (peak is not None)
+    seconds = explanation.to_dict()["methods"][method]["peak_seconds"]
+    assert seconds == (None if peak is None else pytest.approx(explanation.clip.times_seconds[peak], abs=1e-3))
 
 
 def test_maps_of_another_class_than_the_named_one_say_so(predictor, tmp_path):

@@ -153,12 +153,72 @@ def test_what_is_no_exported_model_is_one_line(run, video, tmp_path, capsys, kin
     assert message in error
 
 
+_NO_WEIGHTS = "is an exported model without PyTorch weights; name the run it was exported from"
+
+
 @pytest.mark.parametrize("place", ["", "model.onnx"])
-def test_an_exported_model_without_the_flag_is_one_line(exported, video, capsys, place):
-    assert main(["predict", "--model", str(exported / place), str(video)]) == 2
+@pytest.mark.parametrize("verb", ["predict", "watch", "explain", "positions", "export", "evaluate", "train"])
+def test_an_exported_model_without_the_flag_is_one_line(exported, video, yard_dataset, tmp_path, capsys, verb, place):
+    out, model = str(tmp_path / "out"), exported / place
+    words = {
+        "predict": [str(video)],
+        "watch": [str(video), "--output_dir", out],
+        "explain": [str(video), "--output_dir", out],
+        "positions": ["--positions", "--output_dir", out],
+        "export": ["--format", "onnx", "--output_dir", out],
+        "evaluate": ["--dataset", str(yard_dataset), "--output_dir", out],
+        "train": ["--dataset", str(yard_dataset), "--output_dir", out],
+    }[verb]
+    verb = "explain" if verb == "positions" else verb
+    assert main([verb, "--model", str(model), *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{model} {_NO_WEIGHTS}" in error
+    assert ("add --backend onnx" in error) == (verb in ("predict", "watch"))
+
+
+def test_an_exported_model_without_operating_points_is_told_how_to_get_some(exported, video, tmp_path, caplog):
+    shutil.copyfile(exported / "model.onnx", tmp_path / "model.onnx")
+    _change_metadata(tmp_path / "model.onnx", "operating_points", "null")
+    words = ["--model", str(tmp_path), "--backend", "onnx"]
+    advice = "evaluate the run and export it again, or put its operating_points.json beside the file"
+    assert main(["predict", *words, "--num_workers", "0", str(video)]) == 0
+    assert advice in caplog.text
+    caplog.clear()
+    assert main(["watch", *words, str(video), "--window_seconds", "2", "--output_dir", str(tmp_path / "w")]) == 0
+    assert advice in caplog.text
+
+
+def _change_metadata(path, key, text):
+    model = onnx.load(path)
+    told = {each.key: each.value for each in model.metadata_props} | {f"railsformer.{key}": text}
+    onnx.helper.set_model_props(model, told)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("config", '"none"', "its config .* is damaged"),
+        ("config", '{"num_frames": "many"}', "its config .* is damaged"),
+        ("config", "{}", "its metadata tells"),
+        ("opset", '"x"', "its opset .* is damaged"),
+        ("sampling", '{"frames": 2}', "its sampling .* is damaged"),
+        ("sampling", "{", "its sampling .* is damaged"),
+        ("pixels", "{}", "its pixels .* is damaged"),
+        ("pixels", '{"crop_px": 32, "short_side_px": 36, "mean": "x", "std": [1]}', "its pixels .* is damaged"),
+        ("operating_points", "[]", "operating points in it are not right .operating_points.json must be of version 1"),
+        ("operating_points", '{"version": 1}', "operating points in it are not right"),
+    ],
+)
+def test_damaged_metadata_is_one_line_that_names_the_file(exported, video, tmp_path, capsys, key, text, message):
+    path = tmp_path / "damaged.onnx"
+    shutil.copyfile(exported / "model.onnx", path)
+    _change_metadata(path, key, text)
+    assert main(["predict", "--model", str(path), "--backend", "onnx", str(video)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "add --backend onnx" in error
+    assert str(path) in error
+    assert re.search(message, error), error
 
 
 def test_a_missing_onnxruntime_is_one_line(exported, video, monkeypatch, capsys):

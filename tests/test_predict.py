@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import write_tiny_run
 from videos import write_video
 
 from railsformer.cli import main
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
+from railsformer.inference.model_identity import score_digest
 from railsformer.inference.predict import RowWriter, find_videos, predict_videos
 from railsformer.inference.predictor import Predictor
 from railsformer.inference.regions import Region
 from railsformer.inference.views import Viewing, read_many
+from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 POINTS = {
     "version": 1,
@@ -191,6 +196,62 @@ def test_rows_of_something_else_are_left_alone(run, footage, tmp_path, capsys):
     assert _predict(run, footage, "--output", table) == 2
     assert "name another --output" in capsys.readouterr().err
     assert _predict(run, footage, "--output", table, "--format", "table") == 2
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("change", ["nothing", "weights", "temperature", "threshold", "region", "no digest"])
+def test_rows_of_the_same_name_but_another_model_are_not_gone_on_with(
+    footage, tmp_path, suffix, change, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run, output, region = write_tiny_run(tmp_path / "run"), tmp_path / f"rows.{suffix}", tmp_path / "region.json"
+    (run / "operating_points.json").write_text(json.dumps(POINTS))
+    region.write_text("[[[0, 0], [1, 0], [1, 1]]]")
+    words = [footage / "a.mp4", "--region", "region.json", "--output", output]
+    assert _predict(run, *words) == 0
+    if change == "weights":
+        model = RailsformerForVideoClassification.from_pretrained(run)
+        with torch.no_grad():
+            model.classifier.weight[0, 0] += 1e-3
+        model.save_pretrained(run)
+    elif change == "temperature":
+        (run / "operating_points.json").write_text(json.dumps({**POINTS, "temperature": 1.5}))
+    elif change == "threshold":
+        (run / "operating_points.json").write_text(
+            json.dumps({**POINTS, "labels": {"fall": {"threshold": 0.5, "target": "recall>=0.9"}}})
+        )
+    elif change == "region":
+        region.write_text("[[[0, 0], [1, 0], [0, 1]]]")
+    elif change == "no digest":  # as before there was one
+        text = re.sub(r", \"digest\": \"[0-9a-f]+\"|,digest|(?<=1x1 region.json),[0-9a-f]{12}", "", output.read_text())
+        output.write_text(text)
+    before = output.read_bytes()
+    code = _predict(run, footage / "below", *words)
+    error = capsys.readouterr().err
+    if change == "nothing":
+        assert code == 0
+        assert output.read_bytes().startswith(before)
+        return
+    assert code == 2
+    assert output.read_bytes() == before
+    old_table = change == "no digest" and suffix == "csv"
+    told = "its columns are" if old_table else "other weights, temperature, thresholds or region than now"
+    assert told in error.strip().splitlines()[-1]
+    assert "name another --output" in error
+
+
+def test_a_copied_run_is_the_same_model(run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    digests = {score_digest(Predictor.from_pretrained(folder, device="cpu")) for folder in (run, tmp_path / "copy")}
+    assert len(digests) == 1
+
+
+def test_bad_arguments_leave_no_file(run, footage, tmp_path):
+    for words in (["--num_workers", "-1"], ["--num_clips", "0"], ["--top_k", "0"]):
+        assert (
+            main(["predict", "--model", str(run), str(footage), *words, "--output", str(tmp_path / "rows.csv")]) == 2
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -1,10 +1,11 @@
 """Rollouts against plain loops over tokens, written from the token groups alone."""
 
+import numpy as np
 import pytest
 import torch
 
 from railsformer.explain import attribute, rollout
-from railsformer.explain.attribution import target_indices
+from railsformer.explain.attribution import METHODS, target_indices
 from railsformer.explain.rollout import attention_rollout, gradient_rollout
 from railsformer.model.configuration_railsformer import ATTENTION_TYPES, RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
@@ -253,6 +254,10 @@ def test_occlusion_has_the_shape_and_takes_options():
         ({"target": 3}, "index in 0..2, got 3"),
         ({"target": -1}, "got -1"),
         ({"target": True}, "got True"),
+        ({"target": 1.0}, "got 1.0; give a name, a whole number, or None"),
+        ({"target": torch.tensor(0.5)}, "got 0.5"),
+        ({"target": [None, 1]}, "got None"),
+        ({"target": {0, 1}}, r"one class or one a clip \(2\), got 2 \(set\)"),
         ({"target": [0, 1, 2]}, r"one class or one a clip \(2\), got 3"),
         ({"method": "grad_cam"}, "method must be one of rollout, gradient_rollout, occlusion, got 'grad_cam'"),
         ({"cube": (1, 1, 1)}, "options of rollout are none, got cube"),
@@ -262,6 +267,34 @@ def test_occlusion_has_the_shape_and_takes_options():
 def test_what_is_unknown_is_named(keywords, message):
     with pytest.raises(ValueError, match=message) as caught:
         attribute(small_model("divided_space_time"), clips(), **keywords)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [np.int64(1), np.array(1), torch.tensor(1), np.array([1, 1]), [np.int64(1), torch.tensor(1)], (1, "standing")],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", ["gradient_rollout", "occlusion"])
+def test_a_target_may_be_what_argmax_gives(target, method):
+    model = small_model("divided_space_time")
+    expected = attribute(model, clips(), method, "standing")
+    assert torch.equal(attribute(model, clips(), method, target), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (clips().numpy(), "must be a torch.Tensor .* got ndarray; give torch.as_tensor of it"),
+        (clips()[:0], r"hold no clip \(shape \(0, 3, 3, 12, 20\)\); give at least one"),
+        (clips()[0], r"of 5 dimensions .* got torch.float32 of shape \(3, 3, 12, 20\)"),
+        (clips().to(torch.uint8), "normalised frames as floating point, .* got torch.uint8"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_pixels_are_one_line(pixel_values, message, method):
+    with pytest.raises(ValueError, match=message) as caught:
+        attribute(small_model("divided_space_time"), pixel_values, method)
     assert "\n" not in str(caught.value)
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from railsformer.inference.event_quality import read_true_events
 from railsformer.inference.events import (
     EventSettings,
     OnlineEvents,
@@ -250,6 +251,8 @@ def test_events_are_written_as_json_and_as_a_table(tmp_path) -> None:
     with (tmp_path / "events.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:4] == ["video", "label", "start_seconds", "end_seconds"]
+    assert (list(rows[0])[-1], rows[0]["camera"]) == ("camera", "gate")
+    assert [true.start_seconds for true in read_true_events(tmp_path / "events.csv")] == [1.5]
     assert [(row["video"], row["label"], row["start_seconds"]) for row in rows] == [
         ("gate.mp4", "Bucket-Worker", "1.5")
     ]

@@ -175,6 +175,14 @@ def test_the_folder_holds_the_video_where_asked(video, folder):
     assert _island(folder)["video"] == "gate.mp4"
 
 
+@pytest.mark.parametrize("name", ["annotated.mp4", "timeline_video.mp4"])
+def test_a_copy_does_not_take_the_name_of_a_file_that_a_watch_writes(folder, tmp_path, name):
+    video = write_video(tmp_path / name, num_frames=20)
+    written = _write(folder, video, copy_video=True)
+    assert written[2].name == f"original_{name}"
+    assert _island(folder)["file_name"] == name
+
+
 def test_without_a_video_or_events_there_is_a_page_too(folder):
     _write(folder, None, events=[], times_seconds=np.zeros(0), scores=np.zeros((0, 3)), camera=None)
     data = _island(folder)

@@ -164,6 +164,16 @@ def test_rollout_does_not_hang_on_the_head_and_the_report_says_so(model, clip):
     assert any("it does not tell one class from another" in line for line in report.lines())
 
 
+def test_a_lone_map_is_compared_with_another_method(model, clip):
+    relevance = attribute(model, clip[0], method="gradient_rollout", target=1)
+    report = trust_report(model, clip[0], {"gradient_rollout": relevance}, "square", compare_with="rollout")
+    (found,) = report.agreements
+    assert (found.first, found.second) == ("gradient_rollout", "rollout")
+    assert found.correlation == pytest.approx(rank_correlation(relevance, attribute(model, clip[0], method="rollout")))
+    assert any("Rank correlation with other methods" in line and "rollout" in line for line in report.lines())
+    assert "170 forward passes of this clip and 3 further maps" in report.lines()[-1]
+
+
 def test_a_map_of_the_pixels_alone_is_unmasked(model, clip):
     def brightness(_, pixel_values, target):
         return torch.nn.functional.avg_pool2d(pixel_values.mean(dim=2), 4)

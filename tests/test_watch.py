@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from railsformer.inference.predictor import Predictor
 from railsformer.inference.score_log import ScoredWindow, ScoreLog
 from railsformer.inference.timeline import Smoothing, read_timeline
 from railsformer.inference.watch import WatchSettings, watch_video
-from railsformer.inference.watch_folder import check_live_folder, creation_time, parse_start_time
+from railsformer.inference.watch_folder import check_live_folder, creation_time, parse_start_time, watch_request
 from railsformer.inference.windows import WindowPlan, iterate_windows
 
 SETTINGS = WatchSettings(window_seconds=2.0, stride_seconds=0.5, smooth_seconds=1.0)
@@ -121,8 +122,6 @@ def test_a_watch_goes_on_where_it_was_stopped(run: Path, video: Path, watched: P
 
 def _stopped_watch(predictor: Predictor, video: Path, folder: Path, whole, *, keep: float) -> int:
     """Leave what a killed process leaves: a log whose last line is cut in half. Returns its whole windows."""
-    from railsformer.inference.watch_folder import watch_request
-
     parts = folder / ".railsformer-building" / "parts"
     parts.mkdir(parents=True)
     request = watch_request(predictor, video, WindowPlan(2.0, 0.5), None)
@@ -325,6 +324,64 @@ def test_events_csv_names_the_video_as_it_was_given(watched: Path, video: Path) 
     with (watched / "events.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(row["video"] == str(video) for row in rows)
+
+
+def test_the_folder_may_hold_the_video_so_that_it_can_be_sent(run: Path, video: Path, tmp_path, capsys) -> None:
+    words = ["watch", str(video), "--model", str(run), "--window_seconds", "2", "--output_dir", str(tmp_path / "gate")]
+    assert main(words) == 0
+    assert not (tmp_path / "gate" / "gate.mp4").exists()
+    assert main([*words, "--copy_video"]) == 0
+    assert (tmp_path / "gate" / "gate.mp4").read_bytes() == video.read_bytes()
+    page = (tmp_path / "gate" / "timeline.html").read_text()
+    assert '"gate.mp4"' in page
+    assert "../" not in page
+    words = ["watch", "rtsp://camera/stream", "--model", str(run), "--output_dir", str(tmp_path / "live")]
+    assert main([*words, "--copy_video"]) == 2
+    assert "--copy_video has no meaning for a live source" in capsys.readouterr().err
+
+
+def test_a_changed_model_of_the_same_name_is_another_watch(run: Path, video: Path, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    predictor = Predictor.from_pretrained(tmp_path / "run")
+    plan = WindowPlan(2.0, 0.5)
+    before = watch_request(predictor, video, plan, None)
+    assert set(before["model_changed"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    for name in ("training_args.bin", "pytorch_model.bin", "model.onnx.data"):
+        (tmp_path / "run" / name).write_bytes(b"x")
+    after = watch_request(predictor, video, plan, None)
+    assert set(after["model_changed"]) - set(before["model_changed"]) == {"pytorch_model.bin", "model.onnx.data"}
+
+
+TWO_COMMITS = """
+import json, os, sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from railsformer import Predictor
+from railsformer.inference.watch_folder import watch_request
+from railsformer.inference.windows import WindowPlan
+api = HfApi()
+api.create_repo("user/yard", private=True)
+os.chdir(sys.argv[3])
+Path("user/yard").mkdir(parents=True)  # no model: it does not stand for the one on the Hub
+found = []
+for folder in sys.argv[1:3]:
+    api.upload_folder(repo_id="user/yard", folder_path=folder)
+    os.rename("user", "away")
+    predictor = Predictor.from_pretrained("user/yard", device="cpu")
+    os.rename("away", "user")
+    request = watch_request(predictor, Path(sys.argv[4]), WindowPlan(2.0, 0.5), None)
+    found.append([request["model"], request["model_changed"]["commit"]])
+print(json.dumps(found))
+"""
+
+
+def test_a_hub_model_that_moved_on_is_another_watch(hub, run: Path, video: Path, tmp_path) -> None:
+    other = write_tiny_run(tmp_path / "other", negative_labels=["idle"], initializer_range=0.4)
+    (tmp_path / "here").mkdir()
+    first, second = hub.run(TWO_COMMITS, run, other, tmp_path / "here", video)
+    assert first[0] == second[0] == "user/yard"
+    assert first[1] != second[1]
+    assert len(first[1]) == 40
 
 
 def test_the_verbs_go_from_a_video_to_the_quality_of_its_events(run: Path, video: Path, tmp_path, capsys) -> None:

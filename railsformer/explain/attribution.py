@@ -4,9 +4,10 @@ Dimensions: B batch, T frames, h and w patches down and across.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from railsformer.explain.occlusion import occlude
@@ -18,7 +19,7 @@ __all__ = ["METHODS", "Method", "Target", "attribute", "target_indices"]
 Method = Literal["rollout", "gradient_rollout", "occlusion"]
 METHODS: tuple[str, ...] = get_args(Method)
 # One class for all clips, by index or name; one a clip; or None, the class that the model predicts for each.
-Target = int | str | Sequence[int | str] | torch.Tensor | None
+Target = int | str | Sequence[int | str] | torch.Tensor | np.ndarray | np.integer | None
 _OCCLUSION_OPTIONS = [
     name
     for name, parameter in inspect.signature(occlude).parameters.items()
@@ -40,7 +41,8 @@ def attribute(
         pixel_values: Normalised frames, shape (B, T, C, height, width), as the model takes them.
         method: `rollout` follows attention and knows no class; `gradient_rollout` keeps the attention that speaks for
             the class; `occlusion` covers cubes of the clip and looks at the score, whatever the attention.
-        target: Class to explain: an index or a name, one of them a clip, or None for the predicted class.
+        target: Class to explain: an index or a name, one of them a clip, or None for the predicted class. Whole
+            numbers of numpy and torch are indices, too, such as `logits.argmax()`.
         **options: Of `railsformer.explain.occlusion.occlude`; the rollouts have none.
 
     Returns:
@@ -51,8 +53,8 @@ def attribute(
         not normalised: the fall of the class's score when the cell is covered.
 
     Raises:
-        ValueError: If the model is of another kind, the method, the class or an option is unknown, or the clips do
-            not fit the model or hold values that are not finite.
+        ValueError: If the model is of another kind, the method, the class or an option is unknown or of an odd type,
+            or the clips are none, do not fit the model or hold values that are not finite.
     """
     _check_clips(pixel_values)
     if method not in METHODS:
@@ -86,11 +88,14 @@ def target_indices(
     clips = len(pixel_values)
     if target is None:
         return _predicted(model, pixel_values)
-    if isinstance(target, torch.Tensor):
-        target = target.tolist()
-    targets = [target] * clips if isinstance(target, int | str) else list(target)
-    if len(targets) != clips:
-        raise ValueError(f"target must be one class or one a clip ({clips}), got {len(targets)}")
+    plain = _plain(target)
+    if isinstance(plain, str) or not isinstance(plain, Collection):
+        targets = [plain] * clips
+    elif isinstance(plain, Sequence) and len(plain) == clips:
+        targets = [_plain(each) for each in plain]
+    else:
+        kind = type(target).__name__
+        raise ValueError(f"target must be one class or one a clip ({clips}), got {len(plain)} ({kind})")
     return torch.tensor([_class_index(model, each) for each in targets], device=model.device)
 
 
@@ -103,7 +108,25 @@ def _check_model(model: torch.nn.Module) -> None:
         )
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's, whatever else as it is."""
+    return value.tolist() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value
+
+
 def _check_clips(pixel_values: torch.Tensor) -> None:
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(
+            f"pixel_values must be a torch.Tensor (batch, frames, channels, height, width), got "
+            f"{type(pixel_values).__name__}; give torch.as_tensor of it"
+        )
+    if pixel_values.ndim != 5 or not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values must be normalised frames as floating point, of 5 dimensions (batch, frames, channels, "
+            f"height, width), got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}; prepare them as the "
+            f"model's processor does"
+        )
+    if not len(pixel_values):
+        raise ValueError(f"pixel_values hold no clip (shape {tuple(pixel_values.shape)}); give at least one")
     if not pixel_values.isfinite().all():
         bad = (~pixel_values.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"pixel_values of clips {bad} of this batch hold NaN or infinite values")
@@ -120,12 +143,14 @@ def _predicted(model: RailsformerForVideoClassification, pixel_values: torch.Ten
             module.training = mode
 
 
-def _class_index(model: RailsformerForVideoClassification, target: int | str) -> int:
+def _class_index(model: RailsformerForVideoClassification, target: Any) -> int:
     names: dict[int, str] = model.config.id2label
-    for index, name in names.items():
-        if target == name or (target == index and not isinstance(target, bool)):
-            return index
+    if isinstance(target, int | str) and not isinstance(target, bool):  # 1.0 may be a score or a threshold
+        for index, name in names.items():
+            if target in (name, index):
+                return index
     known = ", ".join(map(str, names.values()))
     raise ValueError(
-        f"target must be a label of the model ({known}) or an index in 0..{len(names) - 1}, got {target!r}"
+        f"target must be a label of the model ({known}) or an index in 0..{len(names) - 1}, got {target!r}; give a "
+        f"name, a whole number, or None for the class that the model predicts"
     )

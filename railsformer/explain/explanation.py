@@ -18,6 +18,7 @@ from railsformer.inference.predictor import Predictor
 
 __all__ = ["Explanation", "MethodMap", "check_methods", "check_target", "explain_clip", "write_arrays"]
 
+EVEN_WORDS = "nearly even: it points nowhere"
 _TITLES = {
     "rollout": "attention rollout",
     "gradient_rollout": "gradient-weighted rollout",
@@ -28,6 +29,7 @@ _MEANINGS = {
     "gradient_rollout": "attention that speaks for the class",
     "occlusion": "how far the score falls when the place is covered",
 }
+_LEAST_PEAK = 1.1  # times what each frame would have if all were alike
 _VERSION = 1
 
 
@@ -77,6 +79,27 @@ class MethodMap:
         total = float(self.relevance.sum())
         return self.relevance.sum(axis=(1, 2)) / (total if total > 0 else 1.0)
 
+    @property
+    def peak_frame(self) -> int | None:
+        """The frame of most relevance; None where it hardly stands out among the others."""
+        shares = self.frame_shares
+        frame = int(shares.argmax())
+        return frame if shares[frame] > max(0.0, _LEAST_PEAK * float(shares.mean())) else None
+
+    @property
+    def judgement(self) -> tuple[str, bool]:
+        """In a few words whether to trust the map, and whether that is a warning."""
+        if self.scale.is_empty:
+            return "empty: nothing speaks for the class", True
+        words = [EVEN_WORDS] if self.scale.is_even else []
+        if self.trust is None:
+            words.append("trust not measured")
+        else:
+            better = self.trust.curves.better_than_chance
+            words.append(self.trust.verdict + ("" if better else "; do not rely on it"))
+        is_good = self.trust is not None and self.trust.curves.better_than_chance and not self.scale.is_even
+        return "; ".join(words), not is_good
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -122,6 +145,8 @@ class Explanation:
         for each in self.maps:
             if each.scale.is_empty:
                 lines.append(f"{each.title.capitalize()}: nothing speaks for {self.target}; this map is empty.")
+            elif each.scale.is_even:
+                lines.append(f"{each.title.capitalize()} is {EVEN_WORDS}.")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,11 +173,13 @@ class Explanation:
 
     def _method(self, each: MethodMap) -> dict[str, Any]:
         shares = each.frame_shares
+        peak = each.peak_frame
         frame, row, column = np.unravel_index(int(each.relevance.argmax()), each.relevance.shape)
         return {
             "cells": list(each.relevance.shape),
             "frame_relevance": [float(share) for share in shares],
-            "peak_seconds": round(float(self.clip.times_seconds[int(shares.argmax())]), 4),
+            "peak_seconds": None if peak is None else round(float(self.clip.times_seconds[peak]), 4),
+            "nearly_even": each.scale.is_even,
             "strongest_cell": {"frame": int(frame), "row": int(row), "column": int(column)},
             "trust": None if each.trust is None else each.trust.to_dict(),
         }
@@ -223,6 +250,7 @@ def explain_clip(
                 pixel_values,
                 {method: maps[method]} | maps,  # the first is judged
                 predictor.labels.index(about),
+                compare_with=_companion(methods),
                 temperature=predictor.temperature,
                 batch_size=predictor.batch_size,
             )
@@ -238,6 +266,13 @@ def explain_clip(
         event=event,
         event_number=event_number,
     )
+
+
+def _companion(methods: Sequence[str]) -> str | None:
+    """A cheap method to compare a lone map with."""
+    if len(methods) > 1:
+        return None
+    return "gradient_rollout" if methods[0] == "rollout" else "rollout"
 
 
 def write_arrays(explanation: Explanation, folder: Path) -> None:

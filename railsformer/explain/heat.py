@@ -24,6 +24,9 @@ _LEVELS = 256
 # A single cell far above all others would leave the rest without colour; the scale's last step holds it, too.
 _TOP_PERCENTILE = 99.5
 _FAINT = 1e-12
+# Times the mean: an even map's scale reaches so far, or noise among equals would have the full colour.
+_LEAST_TOP = 2.0
+_NEARLY_EVEN = 1.2  # times the mean: where even the highest cells stay below, a map points nowhere
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,25 @@ class HeatScale:
         high: Relevance with the full colour; more has it too.
         signed: Whether negative relevance has a colour of its own.
         mean: Mean size of the cells; 0 where there is no relevance at all.
+        is_even: Whether all cells are nearly alike, so that an unsigned map points nowhere.
     """
 
     high: float
     signed: bool
     mean: float
+    is_even: bool = False
 
     @classmethod
     def of(cls, relevance: np.ndarray, *, signed: bool) -> "HeatScale":
         """The scale of a whole clip, shape (T, h, w), so that its frames can be compared."""
         sizes = np.abs(relevance)
-        high = max(float(np.percentile(sizes, _TOP_PERCENTILE)), float(sizes.max()) / 4)
-        return cls(high if high > _FAINT else 1.0, signed, float(sizes.mean()) if high > _FAINT else 0.0)
+        top = max(float(np.percentile(sizes, _TOP_PERCENTILE)), float(sizes.max()) / 4)
+        if top <= _FAINT:
+            return cls(1.0, signed, 0.0)
+        mean = float(sizes.mean())
+        if signed:  # both ends are told with it, and cells alike in size need not be alike
+            return cls(top, signed, mean)
+        return cls(max(top, _LEAST_TOP * mean), signed, mean, is_even=top < _NEARLY_EVEN * mean)
 
     @property
     def is_empty(self) -> bool:

@@ -7,11 +7,12 @@ Dimensions: B batch, T frames, C channels, H and W patches down and across, M ma
 Source: Zeiler & Fergus 2014 (arXiv 1311.2901, section 4.1), with cubes of patches over frames for squares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -217,8 +218,8 @@ def masked_scores(
     """
     if measure not in _MEASURES:
         raise ValueError(f"measure must be one of {', '.join(_MEASURES)}, got {measure!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not _is_whole(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}; leave it out for 8")
     parameter = next(model.parameters())
     clip, filled = clip.to(parameter), filled.to(parameter)
     scores = []
@@ -246,11 +247,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _check_cube(name: str, sizes: Cube, limits: Cube, whose: str) -> None:
-    if len(sizes) != 3 or not all(1 <= size <= limit for size, limit in zip(sizes, limits, strict=True)):
+    is_three = isinstance(sizes, Sequence) and len(sizes) == 3 and all(map(_is_whole, sizes))
+    if not is_three or not all(1 <= size <= limit for size, limit in zip(sizes, limits, strict=True)):
         raise ValueError(
-            f"{name} must be frames, patches down and patches across, each from 1 to {whose} {tuple(limits)}, "
-            f"got {tuple(sizes)}"
+            f"{name} must be frames, patches down and patches across: three whole numbers, each from 1 to {whose} "
+            f"{tuple(limits)}, got {sizes!r}"
         )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _targets(model: RailsformerForVideoClassification, target: int | torch.Tensor, batch: int) -> list[int]:

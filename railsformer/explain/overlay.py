@@ -181,13 +181,14 @@ def _clock_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _draw_panel(explanation: Explanation, each: MethodMap, width: int) -> _Panel:
-    """Headline and clock, scale, curve: three rows."""
+    """Headline and clock, scale, how far to trust the map, curve: four rows."""
     size = min(max(width / 46, 13.0), 34.0)
-    height = round(size * 9.4 / 2) * 2
+    height = round(size * 10.8 / 2) * 2
     margin = size
     points = size * 72 / _DPI
     span = overlay_span(explanation)
-    rows = {"head": 1.2 * size, "scale": 3.0 * size, "top": 4.5 * size, "bottom": height - 1.6 * size}
+    rows = {"head": 1.2 * size, "scale": 3.0 * size, "trust": 4.6 * size, "top": 5.9 * size}
+    rows["bottom"] = height - 1.6 * size
     with mpl.rc_context(figure_style()):
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=_PAPER)
         canvas = FigureCanvasAgg(figure)
@@ -212,6 +213,9 @@ def _draw_panel(explanation: Explanation, each: MethodMap, width: int) -> _Panel
         put(begin - 0.4 * size, rows["scale"], low, scale=0.85, ha="right")
         letters = max(10, int((begin - 0.4 * size - 0.55 * size * len(low) - margin) / (0.53 * size)) - 2)
         put(margin, rows["scale"], shorten(f"{each.title}: {words}", letters), scale=0.85)
+        judged, is_warning = each.judgement
+        letters = max(10, int((width - 2 * margin) / (0.53 * size)))
+        put(margin, rows["trust"], shorten(judged, letters), scale=0.85, colour=_LINE if is_warning else _PALE)
         _draw_track(figure, explanation, each, span, (margin, rows["top"], width - margin, rows["bottom"]), points)
         canvas.draw()
         still = np.asarray(canvas.buffer_rgba())[..., :3].copy()

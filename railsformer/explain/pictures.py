@@ -86,7 +86,12 @@ def draw_curve(explanation: Explanation) -> bytes:
     """Relevance of each frame over time, one strip a method, as a PNG."""
     with mpl.rc_context(figure_style()):
         title = f"Relevance over time: {shorten(explanation.headline, 60)}"
-        blocks = [_line(title, size=15, weight="bold", inches=0.5), *_curves(explanation)]
+        blocks = [_line(title, size=15, weight="bold", inches=0.5)]
+        for each in explanation.maps:
+            judged, is_warning = each.judgement
+            told = f"{each.title.capitalize()}: {judged}"
+            blocks.append(_line(told, size=11, colour=_ORANGE if is_warning else INK, inches=0.26))
+        blocks += [_Block(0.1, lambda figure, top: None), *_curves(explanation)]
         height = sum(block.inches for block in blocks) + 2 * _MARGIN
         figure = Figure(figsize=(10.0, height), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
@@ -218,7 +223,7 @@ def _picture_row(
 def _share(figure: Figure, each: MethodMap, frame: int, *, left: float, right: float, y: float) -> None:
     """The frame's relevance under its map, strong where the curve has its peak."""
     shares = each.frame_shares
-    peak = frame == int(shares.argmax()) and shares[frame] > 0
+    peak = frame == each.peak_frame
     told = f"{shares[frame]:+.2g}" if each.scale.signed else f"{100 * shares[frame]:.0f} %"
     style: dict[str, Any] = {"color": INK, "weight": "bold"} if peak else {"color": MUTED}
     figure.text(left / _WIDTH, y, told + ("  peak" if peak else ""), fontsize=9.5, va="top", **style)

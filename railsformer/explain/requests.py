@@ -271,5 +271,4 @@ def lines_of(explanations: Sequence[Explanation]) -> Iterator[str]:
         number = "" if explanation.event_number is None else f" event {explanation.event_number}"
         yield f"{explanation.clip.video}{number}: {explanation.headline}"
         for each in explanation.maps:
-            if each.trust is not None:
-                yield f"  {each.title}: {each.trust.verdict}"
+            yield f"  {each.title}: {each.judgement[0]}"

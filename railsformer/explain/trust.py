@@ -92,6 +92,7 @@ class TrustReport:
         curves: Deletion and insertion beside chance.
         agreements: With each other method and of these with each other.
         checks: With the head's weights shuffled and with all; empty where not done.
+        num_companions: Maps that were made for the agreement alone.
     """
 
     method: str
@@ -99,6 +100,7 @@ class TrustReport:
     curves: RemovalCurves
     agreements: tuple[Agreement, ...]
     checks: tuple[SanityCheck, ...]
+    num_companions: int = 0
 
     @property
     def verdict(self) -> str:
@@ -107,8 +109,13 @@ class TrustReport:
 
     @property
     def forward_passes(self) -> int:
-        """Clips that went through the network for the curves; the checks made one more map each."""
+        """Clips that went through the network for the curves; each further map is made besides."""
         return self.curves.forward_passes
+
+    @property
+    def further_maps(self) -> int:
+        """Maps that were made for the checks and the agreement."""
+        return len(self.checks) + self.num_companions
 
     def lines(self) -> list[str]:
         """Plain sentences for under the picture."""
@@ -132,7 +139,7 @@ class TrustReport:
                 {"part": each.part, "correlation": each.correlation, "finding": each.finding} for each in self.checks
             ],
             "forward_passes": self.forward_passes,
-            "further_maps": len(self.checks),
+            "further_maps": self.further_maps,
             "lines": self.lines(),
         }
 
@@ -144,6 +151,7 @@ def trust_report(
     target: Target = None,
     *,
     map_maker: MapMaker | None = None,
+    compare_with: str | None = None,
     check_randomised: bool = True,
     steps: int = 8,
     num_random: int = 8,
@@ -162,6 +170,7 @@ def trust_report(
         maps: Method to map, shape (1, T, H, W) or (T, H, W).
         target: Class that the first map explains, index or name; None for the predicted one.
         map_maker: How the first map is made anew for shuffled weights; `attribute` by the method's name unless given.
+        compare_with: Method whose map is made, too, for the agreement; None leaves it with those in `maps`.
         check_randomised: Whether to make the map for shuffled weights too, which costs two more maps and a copy of
             the model.
         steps: As in `deletion_insertion`.
@@ -195,12 +204,17 @@ def trust_report(
     checks: tuple[SanityCheck, ...] = ()
     if check_randomised:
         checks = sanity(model, pixel_values, map_maker or method, index, relevance=relevance, seed=seed)
+    made = {
+        name: attribute(model, pixel_values, method=name, target=index)
+        for name in ((compare_with,) if compare_with is not None and compare_with not in maps else ())
+    }
     return TrustReport(
         method=method,
         target=str(model.config.id2label[index]),
         curves=curves,
-        agreements=agreement(maps),
+        agreements=agreement({**maps, **made}),
         checks=checks,
+        num_companions=len(made),
     )
 
 
@@ -346,5 +360,6 @@ def _check_line(check: SanityCheck) -> str:
 
 
 def _cost_line(report: TrustReport) -> str:
-    more = f" and {len(report.checks)} further maps" if report.checks else "; not checked with shuffled weights"
-    return f"Measured with {report.forward_passes} forward passes of this clip{more}."
+    unchecked = "" if report.checks else "; not checked with shuffled weights"
+    more = f" and {report.further_maps} further map{'s' * (report.further_maps > 1)}" if report.further_maps else ""
+    return f"Measured with {report.forward_passes} forward passes of this clip{more}{unchecked}."

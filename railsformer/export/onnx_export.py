@@ -17,10 +17,14 @@ from torch import nn
 from railsformer.data.folders import check_output_dir, whole_folder
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
-from railsformer.evaluation.operating_points_file import OPERATING_POINTS_NAME, read_operating_points
+from railsformer.evaluation.operating_points_file import (
+    OPERATING_POINTS_NAME,
+    find_operating_points,
+    read_operating_points,
+)
 from railsformer.export.quantise import Quantised, check_dataset, compare_on_split, quantise
+from railsformer.inference.model_identity import public_name
 from railsformer.inference.onnx_backend import METADATA_PREFIX, MODEL_NAME, OnnxNetwork, import_onnxruntime
-from railsformer.inference.predictor import find_operating_points
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 __all__ = ["DEFAULT_OPSET", "EXPORT_NAME", "INT8_NAME", "OPSETS", "TOLERANCE", "ExportReport", "export_onnx"]
@@ -54,6 +58,7 @@ class _Source:
     """A trained model and what stands beside it."""
 
     name: str
+    public_name: str  # what the export tells of it: no place on this machine
     model: RailsformerForVideoClassification
     pixels: PixelSettings
     sampling: ClipSampling
@@ -167,7 +172,12 @@ def _load(name: str | Path) -> _Source:
         read_operating_points(path, label_names=list(model.config.id2label.values()))  # refuses what is damaged
         points = json.loads(path.read_text(encoding="utf-8"))
     return _Source(
-        str(name), model, PixelSettings.from_pretrained(name), ClipSampling.from_config(model.config), points
+        str(name),
+        public_name(name),
+        model,
+        PixelSettings.from_pretrained(name),
+        ClipSampling.from_config(model.config),
+        points,
     )
 
 
@@ -266,7 +276,7 @@ def _facts(source: _Source, network: OnnxNetwork, differences: Mapping[str, floa
     batch = network.batch or "dynamic"
     return {
         "version": 1,
-        "source": source.name,
+        "source": source.public_name,
         "file": network.path.name,
         "bytes": sum(each.stat().st_size for each in network.files),
         "opset": network.opset,
@@ -293,9 +303,9 @@ def _metadata(source: _Source, *, opset: int) -> dict[str, str]:
         "attention_type": config.attention_type,
         "precision": "float32",
         "opset": opset,
-        "source": source.name,
+        "source": source.public_name,
         "versions": _versions(),
-        "config": config.to_dict(),
+        "config": config.to_dict() | {"_name_or_path": source.public_name},
     }
     return {METADATA_PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 

@@ -27,10 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Backoff", "Command", "Outbox", "Route", "Webhook", "open_outbox", "without_secrets"]
+__all__ = ["URGENT_KINDS", "Backoff", "Command", "Outbox", "Route", "Webhook", "open_outbox", "without_secrets"]
 
 logger = logging.getLogger(__name__)
 
+URGENT_KINDS = ("event_start", "blind_start")
 _QUEUE_MESSAGES = 256
 _CLOSE_SECONDS = 5.0
 _POLL_MILLISECONDS = 100
@@ -72,6 +73,7 @@ class Route:
         deliver: Sends one message, or raises `Delivery`.
         kinds: Kinds of message that go this way; None for all.
         tries: How often one message is tried.
+        urgent_tries: The same of `URGENT_KINDS`; `tries` unless given.
         backoff: Waits between tries.
         capacity: Messages that may wait.
         no_more_waits: Set when the route is closed and its time is over.
@@ -84,11 +86,13 @@ class Route:
         *,
         kinds: Sequence[str] | None = None,
         tries: int = 1,
+        urgent_tries: int | None = None,
         backoff: Backoff | None = None,
         capacity: int = _QUEUE_MESSAGES,
         no_more_waits: threading.Event | None = None,
     ) -> None:
-        self.name, self.kinds, self.tries = name, kinds, tries
+        self.name, self.kinds = name, kinds
+        self._tries, self._urgent_tries = tries, tries if urgent_tries is None else urgent_tries
         self.sent = self.failed = self.dropped = 0
         self.closed_by_reader = False
         self._deliver, self._backoff = deliver, backoff or Backoff()
@@ -138,11 +142,12 @@ class Route:
                 return
 
     def _try(self, message: Mapping[str, Any]) -> None:
-        for attempt in range(1, self.tries + 1):
+        tries = self._urgent_tries if message["kind"] in URGENT_KINDS else self._tries
+        for attempt in range(1, tries + 1):
             try:
                 self._deliver(message)
             except Delivery as error:
-                if not error.again or attempt == self.tries:
+                if not error.again or attempt == tries:
                     raise
                 if self._no_more_waits.wait(self._backoff.seconds(attempt)):  # nobody has the time any more
                     raise
@@ -206,6 +211,7 @@ def open_outbox(
     command: str | None = None,
     heartbeats_to_webhook: bool = False,
     tries: int = 8,
+    urgent_tries: int = 30,
     backoff: Backoff | None = None,
     timeout_seconds: float = 10.0,
     close_seconds: float = _CLOSE_SECONDS,
@@ -219,7 +225,9 @@ def open_outbox(
         command: Run for every message but heartbeats, without a shell, with the JSON on its standard input. A command
             is tried once: half of what it does may be done already.
         heartbeats_to_webhook: Post heartbeats too, for a receiver that raises an alarm where they stay away.
-        tries: How often a message is posted.
+        tries: How often a message is posted; with the usual waits over some 50 s.
+        urgent_tries: How often one that an event or blindness has begun: over 6 to 12 minutes, so that a receiver
+            that is away for some minutes still hears of it.
         backoff: Waits between tries.
         timeout_seconds: Of one post; a command is given three times as long.
         close_seconds: What waiting messages are given at the end.
@@ -239,7 +247,8 @@ def open_outbox(
         routes.append(Route("stdout", _LineStream(stdout, no_more_waits).write, no_more_waits=no_more_waits))
     if sender is not None:
         posted = (*kinds, "heartbeat") if heartbeats_to_webhook else kinds
-        routes.append(Route("webhook", sender.post, kinds=posted, tries=tries, backoff=backoff))
+        patience: dict[str, Any] = {"tries": tries, "urgent_tries": urgent_tries, "backoff": backoff}
+        routes.append(Route("webhook", sender.post, kinds=posted, **patience))
     if runner is not None:
         routes.append(Route("command", runner.run, kinds=kinds))
     return Outbox(routes, close_seconds=close_seconds)

@@ -55,11 +55,11 @@ def event_settings(predictor: Predictor, wishes: EventWishes) -> EventSettings:
     unknown = [label for label in hazards if label not in known and label not in wishes.thresholds]
     if unknown and common is None:
         _log.warning(
-            "%s has no operating point for %s: the threshold %g is nobody's choice; fit one with railsformer "
-            "evaluate, or give --threshold",
+            "%s has no operating point for %s: the threshold %g is nobody's choice; %s; or give --threshold",
             predictor.name,
             ", ".join(unknown),
             DEFAULT_THRESHOLD,
+            predictor.points_advice,
         )
     on = {
         label: wishes.thresholds.get(label, known.get(label, DEFAULT_THRESHOLD) if common is None else common)

@@ -411,11 +411,11 @@ def write_events(
     path = Path(folder) / EVENTS_NAME
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    columns = ["video", *(item.name for item in fields(Event))]
+    columns = ["video", *(item.name for item in fields(Event)), "camera"]
     with whole_file(path.with_suffix(".csv")) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"video": timeline.video, **row} for row in rows)
+        writer.writerows({"video": timeline.video, **row, "camera": timeline.camera or ""} for row in rows)
     return path
 
 

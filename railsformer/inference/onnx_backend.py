@@ -1,6 +1,7 @@
 """A network that onnxruntime runs: found, opened, and called as the PyTorch one is, with no weights in PyTorch."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from railsformer.data.sampling import ClipSampling
@@ -79,6 +81,9 @@ class OnnxNetwork:
         config: Of the model that was exported.
         precision: `float32` or `int8`.
         opset: Of the file.
+        sampling: How its clips are cut.
+        pixels: How its pixels are sized and normalised.
+        operating_points: What operating_points.json held at the export; None where there was none.
         batch: Clips that the file takes at a time; None takes any number.
 
     Raises:
@@ -104,10 +109,12 @@ class OnnxNetwork:
             reason = " ".join(str(error).split())
             raise ValueError(f"{self.path} cannot be opened by onnxruntime ({reason[:300]}); {_ADVICE}") from error
         self._metadata = self._session.get_modelmeta().custom_metadata_map
-        self.config = RailsformerConfig.from_dict(self._value("config"))
-        self.precision, self.opset = str(self._value("precision")), int(self._value("opset"))
-        size = self._session.get_inputs()[0].shape[0]
-        self.batch = size if isinstance(size, int) else None
+        self.config = self._value("config", RailsformerConfig.from_dict)
+        self.precision, self.opset = self._value("precision", str), self._value("opset", int)
+        self.sampling = self._value("sampling", lambda told: ClipSampling(**told))
+        self.pixels = self._value("pixels", _pixels)
+        self.operating_points = self._value("operating_points")
+        self.batch = self._check_network()
 
     def __call__(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         """Logits of clips.
@@ -150,22 +157,6 @@ class OnnxNetwork:
         data = self.path.with_name(f"{self.path.name}.data")
         return [path for path in (self.path, data) if path.is_file()]
 
-    @property
-    def sampling(self) -> ClipSampling:
-        """How its clips are cut."""
-        return ClipSampling(**self._value("sampling"))
-
-    @property
-    def pixels(self) -> PixelSettings:
-        """How its pixels are sized and normalised."""
-        told = self._value("pixels")
-        return PixelSettings(told["crop_px"], told["short_side_px"], tuple(told["mean"]), tuple(told["std"]))
-
-    @property
-    def operating_points(self) -> dict[str, Any] | None:
-        """What operating_points.json held at the export; None where there was none."""
-        return self._value("operating_points")
-
     def _run(self, clips: np.ndarray) -> np.ndarray:
         wanted = self.batch or len(clips)
         if len(clips) < wanted:  # the last of a fixed batch: filled up, and what filled it cut off
@@ -173,11 +164,36 @@ class OnnxNetwork:
             return self._run(np.concatenate([clips, filling]))[: len(clips)]
         return self._session.run(None, {self._session.get_inputs()[0].name: clips})[0]
 
-    def _value(self, key: str) -> Any:
-        try:
-            return json.loads(self._metadata[METADATA_PREFIX + key])
-        except (KeyError, ValueError):
+    def _check_network(self) -> int | None:
+        """The network's fixed batch, None where it takes any; its shapes must be those that its config tells."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        config = self.config
+        told = [config.num_frames, config.num_channels, *config.image_height_width], [config.num_labels]
+        if [list(inputs[0].shape[1:]), list(outputs[0].shape[1:])] != list(told):
+            raise ValueError(
+                f"{self.path} takes clips of {inputs[0].shape[1:]} and gives {outputs[0].shape[1:]} logits, but its "
+                f"metadata tells {told[0]} and {told[1]}; {_ADVICE}"
+            )
+        size = inputs[0].shape[0]
+        return size if isinstance(size, int) else None
+
+    def _value(self, key: str, build: Callable[[Any], Any] = lambda told: told) -> Any:
+        """What the metadata tells under a key, made into what it stands for."""
+        text = self._metadata.get(METADATA_PREFIX + key)
+        if text is None:
             raise ValueError(
                 f"{self.path} does not say its {key} (metadata {METADATA_PREFIX}{key}): it was not written by "
                 f"railsformer export; {_ADVICE}"
-            ) from None
+            )
+        try:
+            return build(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self.path}: its {key} (metadata {METADATA_PREFIX}{key}) is damaged ({reason}); {_ADVICE}"
+            ) from error
+
+
+def _pixels(told: dict[str, Any]) -> PixelSettings:
+    mean, std = (tuple(float(value) for value in told[key]) for key in ("mean", "std"))
+    return PixelSettings(told["crop_px"], told["short_side_px"], mean, std)

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 
 from railsformer.data.folders import try_lock
 from railsformer.data.segments import READ_SUFFIXES
+from railsformer.inference.model_identity import score_digest
 from railsformer.inference.predictor import Prediction, Predictor, check_top_k
 from railsformer.inference.regions import Region
 from railsformer.inference.views import VideoViews, Viewing, read_many
 
-__all__ = ["PredictedVideo", "RowFormat", "RowWriter", "find_videos", "predict_videos"]
+__all__ = ["PredictedVideo", "RowFormat", "RowWriter", "check_wishes", "find_videos", "predict_videos"]
 
 RowFormat = Literal["jsonl", "csv", "table"]
 
@@ -95,10 +96,9 @@ def predict_videos(
     Raises:
         ValueError: If an argument is out of range or scores are not numbers.
     """
-    check_top_k(top_k)
-    if num_workers < 0:
-        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-    viewing = Viewing(predictor.sampling, predictor.pixels, num_clips, num_crops, region)
+    viewing = check_wishes(
+        predictor, num_clips=num_clips, num_crops=num_crops, top_k=top_k, region=region, num_workers=num_workers
+    )
     size = max(1, predictor.batch_size // (num_clips * num_crops))
     waiting: list[tuple[str, VideoViews | str]] = []
     bar = tqdm(total=len(videos), desc="predicting", unit="video", disable=not progress, leave=False)
@@ -111,6 +111,26 @@ def predict_videos(
                 waiting = []
         yield from _predicted(predictor, waiting, top_k)
         bar.update(len(waiting))
+
+
+def check_wishes(
+    predictor: Predictor,
+    *,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    top_k: int | None = None,
+    region: Region | None = None,
+    num_workers: int = 2,
+) -> Viewing:
+    """Refuse what `predict_videos` would refuse, before anything is written; what is looked at of each video.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    check_top_k(top_k)
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+    return Viewing(predictor.sampling, predictor.pixels, num_clips, num_crops, region)
 
 
 def _predicted(
@@ -152,12 +172,14 @@ class RowWriter:
         row_format: `jsonl`, `csv`, or `table` for reading.
         predictor: Whose labels and thresholds the rows are of.
         views: Clips x crops a video, as `1x1`.
+        region: What of the picture is looked at.
         output: File; None means `stream`.
         stream: Where rows go without a file.
 
     Raises:
         FileExistsError: If another process is writing the file.
-        ValueError: If the file holds something else than rows of this model and these views.
+        ValueError: If the file holds something else than rows of this model (its weights, temperature and thresholds
+            as they are now), these views and this region.
     """
 
     def __init__(
@@ -166,6 +188,7 @@ class RowWriter:
         predictor: Predictor,
         *,
         views: str,
+        region: Region | None = None,
         output: str | Path | None = None,
         stream: IO[str],
     ) -> None:
@@ -173,8 +196,9 @@ class RowWriter:
             raise ValueError("format table is for reading; with --output take --format jsonl or csv")
         self.done: dict[str, bool] = {}
         self._format, self._predictor, self._views, self._stream = row_format, predictor, views, stream
+        self._digest = "" if row_format == "table" else score_digest(predictor, region)
         self._columns = [
-            *("video", "label", "score", "duration_seconds", "error", "model", "views"),
+            *("video", "label", "score", "duration_seconds", "error", "model", "views", "digest"),
             *(f"decision_{name}" for name in predictor.thresholds or ()),
             *(f"score_{name}" for name in predictor.labels),
         ]
@@ -223,13 +247,13 @@ class RowWriter:
         if found is not None:
             content |= {"label": found.label, "score": found.scores[found.label], "scores": found.scores}
             content |= {"decisions": found.decisions, "duration_seconds": found.duration_seconds}
-        content |= {"model": self._predictor.name, "views": self._views}
+        content |= {"model": self._predictor.name, "views": self._views, "digest": self._digest}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     def _csv(self, video: PredictedVideo) -> str:
         found = video.prediction
         cells: dict[str, Any] = {"video": video.video, "error": video.error or ""}
-        cells |= {"model": self._predictor.name, "views": self._views}
+        cells |= {"model": self._predictor.name, "views": self._views, "digest": self._digest}
         if found is not None:
             cells |= {"label": found.label, "score": f"{found.scores[found.label]:.6f}"}
             cells |= {"duration_seconds": "" if found.duration_seconds is None else f"{found.duration_seconds:.3f}"}
@@ -262,6 +286,11 @@ class RowWriter:
                     raise ValueError(
                         f"{path}, row {number}: its {key} is {row.get(key)!r}, not {ours!r}; name another --output"
                     )
+            if row.get("digest") != self._digest:
+                raise ValueError(
+                    f"{path}, row {number}: it was written with other weights, temperature, thresholds or region than "
+                    f"now (digest {row.get('digest')!r}, now {self._digest!r}); name another --output"
+                )
             self.done[str(row["video"])] = not row.get("error")
         if len(whole) < len(content):  # a process was stopped in the middle of a row
             os.truncate(path, len(whole))

@@ -9,8 +9,6 @@ from typing import Any, Literal, cast, get_args, overload
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
@@ -18,15 +16,16 @@ from railsformer.evaluation.calibration import apply_temperature
 from railsformer.evaluation.operating_points_file import (
     OPERATING_POINTS_NAME,
     OperatingPointsFile,
+    find_operating_points,
     read_operating_points,
 )
-from railsformer.inference.onnx_backend import MODEL_NAME, SUBFOLDER, OnnxNetwork
+from railsformer.inference.onnx_backend import SUBFOLDER, OnnxNetwork
 from railsformer.inference.regions import Region
 from railsformer.inference.views import VideoViews, Viewing, frame_views, read_views
 from railsformer.model.loading import torch_dtype
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
-__all__ = ["Backend", "Prediction", "Predictor", "check_top_k", "find_operating_points"]
+__all__ = ["Backend", "Prediction", "Predictor", "check_top_k"]
 
 # What runs the network: PyTorch, or onnxruntime a file that `railsformer export` wrote.
 Backend = Literal["torch", "onnx"]
@@ -121,13 +120,13 @@ class Predictor:
 
         Raises:
             FileNotFoundError: If there is no model, or it has no preprocessor_config.json.
-            ValueError: If it is damaged, has no head, or the backend is unknown or its package missing.
+            ValueError: If it is damaged, has no head, is an exported model (`ExportedModelError`) that PyTorch is to
+                run, or the backend is unknown or its package missing.
         """
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         if backend == "onnx":
             return _exported(cls, name, device=device, dtype=dtype, batch_size=batch_size)
-        _check_not_exported(name)
         options: dict[str, Any] = {} if dtype is None else {"dtype": torch_dtype(dtype)}
         model, info = RailsformerForVideoClassification.from_pretrained(name, output_loading_info=True, **options)
         if info["missing_keys"]:
@@ -234,6 +233,13 @@ class Predictor:
         """
         return apply_temperature(self._softmax(pixel_values), self.temperature)
 
+    @property
+    def points_advice(self) -> str:
+        """How a model without operating points gets some."""
+        if isinstance(self.model, OnnxNetwork):
+            return "evaluate the run and export it again, or put its operating_points.json beside the file"
+        return "evaluate it to get some"
+
     def decide(self, scores: np.ndarray) -> dict[str, bool] | None:
         """Which thresholds one row of calibrated scores reaches; None without operating points."""
         if self.thresholds is None:
@@ -292,10 +298,7 @@ def _exported(
     if path is None and network.path.parent.name == SUBFOLDER:  # of a run, which `evaluate` writes to
         path = find_operating_points(network.path.parent.parent)
     points = None if path is None else read_operating_points(path, label_names=labels)
-    if points is None and network.operating_points is not None:
-        with TemporaryDirectory() as folder:  # for their check, which reads a file
-            Path(folder, OPERATING_POINTS_NAME).write_text(json.dumps(network.operating_points), encoding="utf-8")
-            points = read_operating_points(folder, label_names=labels)
+    points = _points_inside(network, labels) if points is None else points
     return cls(
         network,
         name=str(network.path),  # not the folder's: scores of its PyTorch model or its int8 file are others
@@ -307,15 +310,25 @@ def _exported(
     )
 
 
-def _check_not_exported(name: str | Path) -> None:
-    """Refuse an exported model that PyTorch is to run, which would find no weights."""
-    folder = Path(name)
-    if (folder.suffix == ".onnx" and not folder.is_dir()) or (
-        (folder / MODEL_NAME).is_file() and not [*folder.glob("*.safetensors*"), *folder.glob("*.bin*")]
-    ):
-        raise ValueError(
-            f"{name} is an exported model, which PyTorch cannot run; add --backend onnx, or name the run it is of"
-        )
+def _points_inside(network: OnnxNetwork, labels: Sequence[str]) -> OperatingPointsFile | None:
+    """The operating points that an exported file holds itself; None where it holds none.
+
+    Raises:
+        ValueError: If they are damaged; it names the exported file.
+    """
+    if network.operating_points is None:
+        return None
+    with TemporaryDirectory() as folder:  # for their check, which reads a file
+        path = Path(folder, OPERATING_POINTS_NAME)
+        path.write_text(json.dumps(network.operating_points), encoding="utf-8")
+        try:
+            return read_operating_points(path, label_names=labels)
+        except ValueError as error:
+            told = str(error).replace(str(path), OPERATING_POINTS_NAME).partition("; ")[0]
+            raise ValueError(
+                f"{network.path}: the operating points in it are not right ({told}); export the run again, or put its "
+                f"{OPERATING_POINTS_NAME} beside the file"
+            ) from error
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -326,17 +339,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} is not there ({reason}); leave it out or name another") from error
-
-
-def find_operating_points(name: str | Path) -> Path | None:
-    """The operating points of a folder or Hub repository; None where it has none."""
-    if Path(name).is_dir():
-        path = Path(name, OPERATING_POINTS_NAME)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(str(name), OPERATING_POINTS_NAME))
-    except (FileNotFoundError, EntryNotFoundError, LocalEntryNotFoundError):
-        return None
 
 
 def _operating_points(name: str | Path, labels: Sequence[str]) -> OperatingPointsFile | None:

@@ -1,5 +1,6 @@
 """What part of a camera's picture is looked at: polygons or a mask, drawn once for a fixed camera."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,11 @@ class Region:
         if (height, width) not in self._masks:
             self._masks[height, width] = self._draw(height, width)
         return self._masks[height, width]
+
+    @property
+    def digest(self) -> str:
+        """What is looked at, whatever file or text says so."""
+        return hashlib.sha256(np.packbits(self.mask(256, 256)).tobytes()).hexdigest()
 
     def fill(self, rgb: np.ndarray, pixels: PixelSettings) -> np.ndarray:
         """Paint what is outside in the mean colour of the model's training, which it sees as zero.

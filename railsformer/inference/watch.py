@@ -79,6 +79,7 @@ class WatchSettings:
         region: What of the picture is looked at.
         clips: Cut one clip an event.
         annotate: Write the video with scores and events burnt in.
+        copy_video: Put a copy of the video into the folder, which can then be moved or sent.
         batch_size: Windows a forward pass.
         blindness: Look for stretches in which the camera was blind.
     """
@@ -93,6 +94,7 @@ class WatchSettings:
     region: Region | None = None
     clips: bool = False
     annotate: bool = False
+    copy_video: bool = False
     batch_size: int = 8
     blindness: bool = True
 
@@ -200,6 +202,7 @@ def watch_video(
             blind=blind,
             annotate=settings.annotate,
             clips=settings.clips,
+            copy_video=settings.copy_video,
         )
     return WatchSummary(
         output_dir=folder,

@@ -1,16 +1,14 @@
 """What a watch depends on, and what its folder holds already."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from railsformer.data.files import whole_file
 from railsformer.data.video import VideoDecodeError, find_video_stream, open_video
+from railsformer.inference.model_identity import model_changed
 
 if TYPE_CHECKING:
     from railsformer.inference.predictor import Predictor
@@ -46,22 +44,18 @@ def watch_request(
         ) from error
     check_text("video", str(video.resolve()), "rename it")
     check_text("model", predictor.name, "rename its folder")
-    names = ("*.safetensors", "*.onnx", "config.json", "preprocessor_config.json")
-    home = Path(predictor.name)
-    home = home.parent if home.is_file() else home  # an exported file
-    parts = sorted(path for name in names for path in home.glob(name))
     return {
         "video": str(video.resolve()),
         "video_bytes": facts.st_size,
         "video_changed": facts.st_mtime_ns,
         "model": predictor.name,
-        "model_changed": {path.name: path.stat().st_mtime_ns for path in parts},
+        "model_changed": model_changed(predictor.name),
         "temperature": predictor.temperature,
         "dtype": str(predictor.model.dtype),
         "window_seconds": plan.window_seconds,
         "stride_seconds": plan.stride_seconds,
         "max_gap_seconds": plan.max_gap_seconds,
-        "region": None if region is None else _region_key(region),
+        "region": None if region is None else region.digest,
         "blindness": blindness,
     }
 
@@ -147,7 +141,3 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _region_key(region: "Region") -> str:
-    return hashlib.sha256(np.packbits(region.mask(256, 256)).tobytes()).hexdigest()

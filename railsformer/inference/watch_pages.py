@@ -27,8 +27,9 @@ def write_pages(
     blind: Sequence[BlindStretch] = (),
     annotate: bool = False,
     clips: bool = False,
+    copy_video: bool = False,
 ) -> None:
-    """Write timeline.png, timeline.html and, where asked for, annotated.mp4 and clips/."""
+    """Write timeline.png, timeline.html and, where asked for, annotated.mp4, clips/ and a copy of the video."""
     from railsformer.inference.overlay_video import cut_event_clips, write_annotated_video
     from railsformer.inference.timeline_pages import write_timeline_pages
 
@@ -52,6 +53,7 @@ def write_pages(
         not_scored=_not_scored(timeline, blind),
         blind=[(stretch.start_seconds, stretch.end_seconds, stretch.reason) for stretch in blind],
         model=timeline.model,
+        copy_video=copy_video,
         **shown,
     )
     for name, wanted in (("annotated.mp4", annotate), ("clips", clips)):

@@ -17,10 +17,12 @@ from .configuration_railsformer import RailsformerConfig
 __all__ = [
     "IMAGE_MODEL_TYPES",
     "TRUNK_SIZES",
+    "ExportedModelError",
     "changed_config",
     "check_config",
     "check_image_keywords",
     "check_image_model_type",
+    "check_not_exported",
     "check_video_model_type",
     "config_on_disk",
     "loading_errors",
@@ -42,13 +44,34 @@ TRUNK_SIZES = (
 )
 
 
+class ExportedModelError(ValueError):
+    """PyTorch is to load what `railsformer export` wrote, which holds no weights for it."""
+
+
+def check_not_exported(name: Any, subfolder: str = "") -> None:
+    """Refuse an exported model, a folder or its file.
+
+    Raises:
+        ExportedModelError: If it is one.
+    """
+    path = Path(name, subfolder)
+    is_file = path.suffix == ".onnx" and path.is_file()
+    has_file = any((path / place).is_file() for place in ("model.onnx", "onnx/model.onnx"))
+    if is_file or (has_file and not any(any(path.glob(f"*.{kind}*")) for kind in ("safetensors", "bin"))):
+        raise ExportedModelError(
+            f"{name} is an exported model without PyTorch weights; name the run it was exported from"
+        )
+
+
 def config_on_disk(name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The raw config of a folder or Hub repository.
 
     Raises:
+        ExportedModelError: If it is an exported model.
         FileNotFoundError: If there is no model.
     """
     where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir", "token") if key in kwargs}
+    check_not_exported(name, where.get("subfolder", ""))
     if Path(name).is_file():
         raise ValueError(f"{name} is a file; name the folder that holds config.json and the weights")
     if Path(name).is_dir() and not (Path(name) / where.get("subfolder", "") / "config.json").is_file():

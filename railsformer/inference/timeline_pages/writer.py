@@ -25,6 +25,7 @@ __all__ = ["write_timeline_pages"]
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("review.js", "tracks.js", "timeline.js")
 _WEB_COPY = "timeline_video.mp4"
+_OWN_VIDEOS = (_WEB_COPY, "annotated.mp4")
 _WEB_COPY_SHORT_SIDE_PX = 720
 _WEB_COPY_CRF = 26
 
@@ -155,7 +156,8 @@ def _shown_video(
     inside = folder.resolve() in video.resolve().parents
     if not copy_video or inside:
         return video
-    copy = folder / video.name
+    # A recording may have the name of a file that a watch writes.
+    copy = folder / (f"original_{video.name}" if video.name in _OWN_VIDEOS else video.name)
     if not copy.is_file() or copy.stat().st_size != video.stat().st_size:
         try:
             with whole_file(copy) as partial:
