@@ -36,20 +36,29 @@ def add_compare(verbs: "argparse._SubParsersAction[Any]", *, run: Callable[[argp
         "say that they were not measured)",
     )
     compare.add_argument(
-        "--memory_gib", type=float, help="memory that a network may take (cost default: nine tenths of what is free)"
+        "--memory_gib",
+        type=float,
+        help="memory that a network may take (default: nine tenths of what is free). On a GPU it limits the GPU's "
+        "memory in cost, and the machine's in training, where nothing is limited unless this is given",
     )
     compare.add_argument("--num_threads", type=int, help="threads of cost (default: all cores)")
     compare.add_argument(
         "--quick", action="store_true", help="let cost measure tiny networks, only to see that everything runs"
     )
-    compare.add_argument("--retry", action="store_true", help="try again what failed or ran out of memory")
+    compare.add_argument(
+        "--retry",
+        action="store_true",
+        help="try again what failed or ran out of memory; what was interrupted, or lacked a library, needs no flag",
+    )
     compare.set_defaults(run=run)
 
 
 def _add_training(compare: argparse.ArgumentParser) -> None:
     training = compare.add_argument_group("training", "all parts but cost train networks, or need trained ones")
     training.add_argument("--dataset", help="dataset folder or Hub id")
-    training.add_argument("--config", help="the one recipe of all: YAML with keys of `railsformer train`")
+    training.add_argument(
+        "--config", help="the one recipe of all: YAML with keys of `railsformer train` (default: configs/compare.yaml)"
+    )
     start = training.add_mutually_exclusive_group()
     start.add_argument(
         "--model",
@@ -77,7 +86,18 @@ def _add_training(compare: argparse.ArgumentParser) -> None:
         help="other video models, such as VideoMAE or V-JEPA 2",
     )
     training.add_argument(
+        "--peer_weights",
+        metavar="FILE",
+        help="state dict of pytorchvideo's create_slowfast, for a second row of the 3D CNN beside that from scratch",
+    )
+    frozen = training.add_mutually_exclusive_group()
+    frozen.add_argument(
         "--no_frozen", action="store_true", help="leave out the start as it is under logistic regression"
+    )
+    frozen.add_argument(
+        "--frozen_model",
+        metavar="MODEL",
+        help="model that is measured as it is under logistic regression (default: the start)",
     )
 
 
@@ -105,7 +125,9 @@ def run_compare(parsed: argparse.Namespace) -> str:
         schemes=tuple(parsed.schemes) if parsed.schemes else None,
         other_models=tuple(parsed.other_models),
         peer_python=parsed.peer_python,
+        peer_weights=parsed.peer_weights,
         frozen=not parsed.no_frozen,
+        frozen_model=parsed.frozen_model,
         memory_gib=parsed.memory_gib,
         num_threads=parsed.num_threads,
         retry=parsed.retry,

@@ -16,6 +16,8 @@ import yaml
 from test_crossval import TINY
 from tiny_run import write_tiny_run
 from transformers import (
+    Dinov2Config,
+    Dinov2Model,
     VideoMAEConfig,
     VideoMAEForVideoClassification,
     VivitConfig,
@@ -25,17 +27,18 @@ from transformers import (
 )
 
 from railsformer.compare.accuracy import compare_accuracy
+from railsformer.compare.comparison import ComparisonSettings, default_recipe
 from railsformer.compare.other_models import build_other_model
 from railsformer.compare.peer_cell import dump_clips
 from railsformer.compare.peer_train import train_peer
 from railsformer.compare.starts import find_start
-from railsformer.compare.trained_variants import Plan, plan_variants
+from railsformer.compare.trained_variants import Peer, Plan, plan_variants, why_without
 from railsformer.data.clips import ClipDataset, load_video_dataset
 from railsformer.data.sampling import ClipSampling
 from railsformer.data.transforms import PixelSettings
 from railsformer.model.configuration_railsformer import ATTENTION_TYPES, RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
-from railsformer.training.arguments import parse_settings
+from railsformer.training.arguments import parse_settings, read_recipe
 from railsformer.training.start import choose_clips
 
 # Each cell is a process that imports torch: on a busy machine half a minute.
@@ -131,7 +134,7 @@ def test_variants_differ_in_one_key_and_divided_is_trained_once(tmp_path):
         ({"seeds": (1, 1)}, SCRATCH, "--seeds must differ from each other, got 1 twice"),
         ({"views": ((3, 2),)}, SCRATCH, "--views must be 1 or more clips x 1 or 3 crops, got 3 x 2"),
         ({}, {**SCRATCH, "resume": True}, "resume must not be in the recipe of a comparison"),
-        ({}, {**SCRATCH, "trainable": "time"}, "trainable time trains only time attention, which not every scheme"),
+        ({}, {**SCRATCH, "trainable": "time"}, "trainable time .* take a recipe with trainable all, such as configs/"),
     ],
 )
 def test_what_would_favour_a_scheme_or_make_no_sense_is_refused(tmp_path, change, recipe, message):
@@ -149,6 +152,65 @@ def test_the_frozen_start_takes_of_the_recipe_what_goes_with_it(tmp_path, yard_d
     flags = ["--config", tmp_path / "frozen.yaml", "--dataset", yard_dataset, "--output_dir", tmp_path / "run"]
     settings = parse_settings([str(flag) for flag in flags])
     assert (settings.run.trainable, settings.run.cache_embeddings, settings.data.flip) == ("head", True, True)
+
+
+def test_a_frozen_model_of_its_own_stands_beside_schemes_that_start_elsewhere(tmp_path):
+    torch.manual_seed(0)
+    image = Dinov2Config(image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    Dinov2Model(image).save_pretrained(tmp_path / "dinov2")
+    pictures = write_tiny_run(tmp_path / "pictures", attention_type="space_only", num_frames=4)
+    start = find_start(pictures, {}, folder=tmp_path / "start")
+    plan = _plan(frozen_model=str(tmp_path / "dinov2"))
+    variants = plan_variants(plan, {"learning_rate": 1e-3}, start)
+    frozen = variants["frozen"]
+    assert frozen.name == "frozen dinov2 + logistic regression"
+    assert (frozen.recipe["image_model"], "model" in frozen.recipe) == (str(tmp_path / "dinov2"), False)
+    assert (frozen.recipe["num_frames"], frozen.recipe["image_size"]) == (4, 28)  # as the start's, where it can
+    assert "at 28 px, which its patches of 14 px fill" in frozen.note
+    assert frozen.identity["start_weights"] != variants["space_only"].identity["start_weights"]
+    assert why_without(plan, start, Peer()).keys() == why_without(_plan(), start, Peer()).keys()
+    joint = write_tiny_run(tmp_path / "joint", attention_type="joint_space_time")
+    with pytest.raises(ValueError, match=r"--frozen_model must look at single pictures, got .*joint_space_time"):
+        plan_variants(_plan(frozen_model=str(joint)), {}, start)
+
+
+def test_what_is_not_trained_has_its_reason(tmp_path):
+    random = find_start(None, SCRATCH, folder=tmp_path / "start")
+    found = why_without(_plan(), random, Peer())
+    assert "random weights" in found["frozen start + logistic regression"]
+    assert [why for name, why in found.items() if name.startswith("3D CNN")] == [
+        "no --peer_python was given: a 3D CNN comes from pytorchvideo, in an environment of its own"
+    ] * 2
+    with_python = why_without(_plan(frozen=False), random, Peer(sys.executable))
+    assert list(with_python.values()) == ["no --peer_weights given"]
+    with pytest.raises(FileNotFoundError, match="--peer_weights must be a file with a state dict, got nowhere"):
+        Peer(sys.executable, "nowhere")
+
+
+def test_a_3d_cnn_says_what_of_the_recipe_it_does_not_have(tmp_path):
+    (tmp_path / "slowfast.pyth").write_bytes(b"weights")
+    recipe = {**SCRATCH, "mixup_alpha": 0.2, "early_stopping_patience": 3, "label_smoothing_factor": 0.1}
+    start = find_start(None, recipe, folder=tmp_path / "start")
+    variants = plan_variants(_plan(), recipe, start, peer=Peer(sys.executable, str(tmp_path / "slowfast.pyth")))
+    assert variants["peer"].note.endswith("; without the recipe's mixup_alpha, early_stopping_patience")
+    assert "every fourth frame" in variants["peer"].note
+    given = variants["peer_weights"]
+    assert given.name == "3D CNN (SlowFast R50, pytorchvideo), from slowfast.pyth"
+    assert given.options["peer_weights"] == str(tmp_path / "slowfast.pyth")
+    assert len(given.identity["peer_weights_hash"]) == 16
+
+
+def test_the_default_recipe_favours_no_scheme_and_needs_a_start(tmp_path):
+    recipe = read_recipe(default_recipe())
+    with pytest.raises(ValueError, match="give --model or --image_model, got none in the recipe"):
+        find_start(None, recipe, folder=tmp_path / "start")
+    pictures = write_tiny_run(tmp_path / "pictures", attention_type="space_only")
+    start = find_start(pictures, recipe, folder=tmp_path / "start")
+    for variant in plan_variants(_plan(positions=("space",)), recipe, start).values():
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dict(variant.recipe)))
+        settings = _settings(tmp_path / "recipe.yaml", "D", tmp_path / "run")
+        assert (settings.run.optim, settings.data.class_balance) == ("adamw_torch", "none")
+    assert ComparisonSettings(what=("accuracy",), dataset="D").config is None
 
 
 # Other models through the same data path
@@ -200,9 +262,11 @@ def test_a_model_that_cannot_be_trained_so_is_named(recipe, yard_dataset, tmp_pa
 def test_a_peer_gets_the_clips_of_the_schemes_in_their_order(recipe, yard_dataset, tmp_path):
     dataset = load_video_dataset(yard_dataset)
     settings = _settings(recipe, yard_dataset, tmp_path / "run", "--num_train_epochs", "2", "--num_frames", "4")
+    settings.run.label_smoothing_factor = 0.1
     dump_clips(settings, dataset, tmp_path / "peer")
     request = json.loads((tmp_path / "peer" / "request.json").read_text())
     assert (request["epochs"], request["num_draws"], request["model"]["num_labels"]) == (2, 2, 4)
+    assert (request["label_smoothing"], request["class_weights"]) == (0.1, None)
     config = RailsformerConfig(num_frames=4, frame_interval=15, image_size=32)
     pixels = PixelSettings(32, 32)
     chosen = choose_clips(settings, dataset.split("train"), config=config, pixels=pixels, batch_size=8)
@@ -321,8 +385,8 @@ def test_rows_hold_what_the_reports_say_and_their_protocol(compared):
         assert rows[name]["accuracy"]["values"] == [pytest.approx(report["accuracy"])]
         assert rows[name]["f1_macro"]["mean"] == pytest.approx(report["f1_macro"])
         assert (rows[name]["seeds"], rows[name]["not_measured"]) == ([0], None)
-    peer = content["accuracy"]["rows"][-1]
-    assert "no --peer_python was given" in peer["not_measured"]
+    peers = content["accuracy"]["rows"][-2:]
+    assert all("no --peer_python was given" in row["not_measured"] for row in peers)
     assert [(pair["a"], pair["b"]) for pair in content["accuracy"]["pairs"]] == [("divided_space_time", "space_only")]
     for section in content.values():
         protocol = section["protocol"]
@@ -391,7 +455,8 @@ def test_other_models_and_peers_stand_in_rows_of_their_own(recipe, yard_dataset,
     base = _other("videomae", tmp_path / "videomae")
     keys = {"schemes": ("space_only",), "other_models": (str(base),), "peer_python": sys.executable}
     content = _compare(recipe, yard_dataset, tmp_path / "out", **keys)
-    _, other, peer = content["accuracy"]["rows"]
+    _, other, peer, with_weights = content["accuracy"]["rows"]
+    assert with_weights["not_measured"] == "no --peer_weights given"
     assert other["name"] == "videomae (other model)"
     assert (other["not_measured"], other["seeds"]) == (None, [0])
     assert 0 <= other["accuracy"]["mean"] <= 1

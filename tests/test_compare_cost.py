@@ -19,6 +19,7 @@ from railsformer.compare.cost_figures import draw_cost_figures
 from railsformer.compare.curves import cost_curves, largest_that_fits
 from railsformer.compare.measuring import run_cell
 from railsformer.compare.peers import cost_command, why_no_peer
+from railsformer.compare.report import add_parts
 from railsformer.compare.variants import cost_variants, differences_from_paper
 from railsformer.model.configuration_railsformer import ATTENTION_TYPES, RailsformerConfig
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
@@ -308,6 +309,7 @@ def test_the_end_of_memory_is_recorded_as_such(tmp_path, line):
 def test_a_program_that_is_not_there_is_a_reason(tmp_path):
     answer = run_cell(tmp_path / "cell", ["/no/such/python"], REQUEST, identity={}, retry=False)
     assert answer["failed"] == "/no/such/python cannot be started (No such file or directory)"
+    assert not (tmp_path / "cell" / "result.json").exists()
 
 
 def test_a_peer_without_its_library_says_so(tmp_path):
@@ -319,6 +321,31 @@ def test_a_peer_without_its_library_says_so(tmp_path):
     answer = run_cell(tmp_path / "cell", cost_command(sys.executable), request, identity={}, retry=False)
     assert "pytorchvideo" in answer["failed"]
     assert "--peer_python" in answer["failed"]
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 15)", "os._exit(130)"])
+def test_a_measurement_that_was_told_to_end_is_made_again(tmp_path, end):
+    answer = run_cell(tmp_path / "cell", program(end), REQUEST, identity={}, retry=False)
+    assert answer["failed"].startswith("the measuring process ended ")
+    assert not (tmp_path / "cell" / "result.json").exists()
+
+
+def test_a_library_that_was_missing_is_looked_for_again(tmp_path):
+    lacks = counting(tmp_path, told(error="No module named pytorchvideo", missing_library=True))
+    assert "failed" in run_cell(tmp_path / "cell", lacks, REQUEST, identity={}, retry=False)
+    works = counting(tmp_path, told(seconds=[1.0], versions={"torch": "2.14.1"}))
+    answer = run_cell(tmp_path / "cell", works, REQUEST, identity={}, retry=False)
+    assert (answer["seconds"], answer["versions"]) == ([1.0], {"torch": "2.14.1"})
+    assert run_cell(tmp_path / "cell", works, REQUEST, identity={}, retry=False) == answer
+    assert runs(tmp_path) == 2
+
+
+def test_a_peak_that_cannot_be_reset_is_that_since_the_process_began(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(peer_cost, "open", refuse, raising=False)
+    peer_cost._reset_peak(torch.device("cpu"))
 
 
 def test_no_peer_is_a_reason_with_the_fix(tmp_path):
@@ -415,8 +442,15 @@ def test_limits_must_be_positive(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_the_whole_comparison_in_small(tmp_path):
-    section = measure_cost(tmp_path, memory_gib=6, quick=True, num_threads=1)
+def test_the_whole_comparison_in_small(tmp_path, monkeypatch):
+    monkeypatch.setattr("railsformer.compare.cost._MEASURED_SECONDS", 0.0)
+    growing = []
+    section = measure_cost(tmp_path, memory_gib=6, quick=True, num_threads=1, on_row=growing.append)
+    assert [len(one["rows"]) for one in growing] == list(range(1, 18))
+    assert [one["num_waiting"] for one in growing] == list(range(16, -1, -1))
+    add_parts(tmp_path / "report", {"cost": growing[2]})
+    text = (tmp_path / "report" / "compare.md").read_text(encoding="utf-8")
+    assert "14 cells are still to be done: the same command goes on." in text
     assert json.loads(json.dumps(section)) == section
     rows = {row["name"]: row for row in section["rows"]}
     assert len(rows) == 17
@@ -424,7 +458,8 @@ def test_the_whole_comparison_in_small(tmp_path):
     assert measured["not_measured"] is None
     assert measured["forward_seconds"] > 0
     assert measured["training_step_seconds"] > 0
-    assert measured["peak_bytes"] == measured["training_peak_bytes"]
+    assert measured["training_peak_bytes"] > 0
+    assert "peak_bytes" not in measured
     assert measured["macs_all_views"] == 3 * measured["macs_a_view"]
     assert rows["HR 4x64, axial"]["parameters"]
     assert rows["HR 4x64, axial"]["not_measured"].startswith("counted only")

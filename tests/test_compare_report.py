@@ -31,6 +31,7 @@ PROTOCOL = {
     "hardware": {"processor": "Some CPU", "cores": 2, "threads": 2, "memory_gib": 15.6, "gpus": []},
     "recipe": "toy.yaml",
 }
+NOTE = "timed with torch 2.14.1, pytorchvideo 0.1.5, the other networks with torch 2.13.0"
 REASON = "no --peer_python was given: <b>pytorchvideo</b> & its environment"
 
 
@@ -74,7 +75,7 @@ def _probe():
 
 def _cost_row(name, *, scheme=None, family="base", **figures):
     row = dict.fromkeys(("parameters", "macs_a_view", "macs_all_views", "comparisons_a_patch"))
-    row |= dict.fromkeys(("forward_seconds", "training_step_seconds", "peak_bytes", "training_peak_bytes"))
+    row |= dict.fromkeys(("forward_seconds", "training_step_seconds", "forward_peak_bytes", "training_peak_bytes"))
     row |= {"name": name, "scheme": scheme, "family": family, "views": 3, "num_frames": 8, "image_size": 224}
     return row | {"paper": {}, "differences": [], "not_measured": None, "forward_repeats": 5} | figures
 
@@ -86,7 +87,7 @@ def cost():
         _cost_row(
             "base 8x224, divided_space_time", scheme="divided_space_time", parameters=121_392_558, macs_a_view=196e9,
             macs_all_views=588e9, comparisons_a_patch=205.0, forward_seconds=2.613, training_step_seconds=8.9,
-            peak_bytes=3 * 2**30, training_peak_bytes=3 * 2**30,
+            forward_peak_bytes=2**30, training_peak_bytes=3 * 2**30,
             paper={"parameters": 121_392_558, "macs_a_view": 196e9},
         ),
         _cost_row(
@@ -97,6 +98,7 @@ def cost():
         _cost_row(
             "I3D 8x8 R50", family="3d_cnn", parameters=28_043_472, macs_a_view=38.1e9, views=30,
             macs_all_views=1.145e12, paper={"parameters": 28.0e6, "macs_all_views": 1.11e12}, differences=[marked],
+            note=NOTE,
         ),
         _cost_row("SlowFast 8x8 R50", family="3d_cnn", views=30, paper={"parameters": 34.6e6}, not_measured=REASON),
     ]  # fmt: skip
@@ -273,9 +275,20 @@ def test_a_difference_over_2_percent_is_marked_with_its_reason(page):
 
 def test_out_of_memory_and_not_measured_say_so_in_their_row(page):
     assert _row(page, "base 8x224, joint", column="training step") == "out of memory"
+    assert _row(page, "base 8x224, joint", column="peak memory, training") == "out of memory"
     assert _row(page, "SlowFast 8x8 R50", column="parameters") == "not measured"
     assert _row(page, "SlowFast 8x8 R50", column="reason") == REASON
     assert REASON in _row(page, "3D CNN", column="note")
+
+
+def test_peaks_of_a_forward_pass_and_of_training_stand_apart(page, written):
+    assert _row(page, "base 8x224, divided", column="peak memory, forward") == "1.00 GiB"
+    assert _row(page, "base 8x224, divided", column="peak memory, training") == "3.00 GiB"
+    assert "| peak memory, forward |" in (written / "compare.md").read_text(encoding="utf-8")
+
+
+def test_a_3d_cnn_tells_the_torch_that_it_was_timed_with(page):
+    assert _row(page, "I3D 8x8 R50", column="note") == NOTE
 
 
 def test_the_memory_where_joint_attention_ends_is_that_of_the_curves(page, cost):
@@ -385,7 +398,7 @@ def test_names_cannot_break_the_pages(tmp_path):
         (points(-0.126), "−12.6"), (points(-0.0001), "0.0"), (points(0.5), "+50.0"), (share(1.0), "1.000"),
         (share(None), "not measured"), (percent_difference(-0.0049), "−0.5 %"),
         (percent_difference(1e-5), "under 0.1 %"),
-        (figure("macs_all_views", 1.965e12), "1.97"), (figure("peak_bytes", 2**30), "1.00 GiB"),
+        (figure("macs_all_views", 1.965e12), "1.97"), (figure("training_peak_bytes", 2**30), "1.00 GiB"),
         (figure("forward_seconds", 123.4), "123 s"), (minutes(30.0), "30 s"), (minutes(600.0), "10 min"),
         (minutes(7200.0), "2.0 h"), (told({"a_b": [1, 2], "c": None}), "a b 1, 2"),
     ],
@@ -403,6 +416,7 @@ def test_data_and_split_are_told_with_their_numbers():
 def test_hardware_is_told_in_words():
     hardware = {"processor": "Some CPU", "cores": 2, "threads": 1, "memory_gib": 15.6, "gpus": ["Some GPU"]}
     assert hardware_words(hardware) == "Some CPU, Some GPU, 1 thread of 2 cores, 15.6 GiB"
+    assert hardware_words([hardware, {"processor": "Another"}]).endswith(", 15.6 GiB; Another")
 
 
 def test_the_protocol_of_cost_says_what_it_needs_no_data_for(cost):
@@ -418,7 +432,6 @@ def test_the_protocol_of_cost_says_what_it_needs_no_data_for(cost):
     ("flags", "told"),
     [
         (["--what", "accuracy"], "--what accuracy trains networks and needs --dataset"),
-        (["--what", "probe", "--dataset", "D"], "--what probe trains networks and needs --config"),
         (["--what", "cost", "--memory_gib", "0"], "--memory_gib must be positive, got 0.0"),
     ],
 )

@@ -73,8 +73,36 @@ def test_seeds_that_differ_widen_the_interval():
     assert paired_difference(lucky, steady, GROUPS)["p"] > paired_difference(always, steady, GROUPS)["p"]
     widths = [np.ptp(paired_difference(one, steady, GROUPS)["interval"]) for one in (lucky, always)]
     assert widths[0] > widths[1]
-    weights = paired_difference(lucky, steady, GROUPS, same_training=True)
-    assert np.ptp(weights["interval"]) < widths[0]
+    weights = [paired_difference(one, steady, GROUPS, same_training=True) for one in (lucky, always)]
+    assert np.ptp(weights[0]["interval"]) > np.ptp(weights[1]["interval"])
+    assert np.ptp(weights[1]["interval"]) == pytest.approx(widths[1])
+
+
+def test_what_trainings_share_is_taken_out_of_a_difference_of_their_own_weights():
+    """Three trainings of very different worth, each of which loses the same by other views."""
+    rng = np.random.default_rng(0)
+    filmed = {seed: (rng.random(200) < share).astype(float) for seed, share in enumerate((0.3, 0.6, 0.9))}
+    other = {seed: right.copy() for seed, right in filmed.items()}
+    for right in other.values():
+        right[rng.choice(np.flatnonzero(right), 30, replace=False)] = 0
+    runs = SeedRuns("filmed", filmed), SeedRuns("other", other)
+    same, apart = (paired_difference(*runs, GROUPS, same_training=same) for same in (True, False))
+    assert same["p"] < 0.05 < apart["p"]
+
+
+def test_an_effect_that_varies_over_trainings_is_found_by_chance_about_as_often_as_stated():
+    """400 draws: in each of three trainings other views help or harm, and on average they do neither."""
+    found = 0
+    for draw in range(400):
+        rng = np.random.default_rng([5, draw])
+        one, other = {}, {}
+        for seed, effect in enumerate(rng.normal(0, 0.1, size=3)):
+            levels = rng.random(120)
+            one[seed], other[seed] = ((levels < 0.6 + shift).astype(float) for shift in (0.0, effect))
+        found += (
+            paired_difference(SeedRuns("a", one), SeedRuns("b", other), GROUPS[:120], same_training=True)["p"] < 0.05
+        )
+    assert stats.binom.ppf(0.001, 400, 0.03) <= found <= stats.binom.ppf(0.999, 400, 0.05)
 
 
 def test_the_exact_test_of_each_seed_stands_beside():

@@ -23,7 +23,8 @@ NEEDED = ["--dataset", "data", "--output_dir", "run"]
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_parses_and_says_when_to_use_it(path):
-    start = ["--model", "base"] if path.stem == "demo" else []  # the demo's trunk is in the package
+    # The demo's trunk is in the package; a comparison is told what all schemes start from.
+    start = ["--model", "base"] if path.stem in ("demo", "compare") else []
     settings = parse_settings(["--config", str(path), *start, *NEEDED, "--bf16", "false"])
     assert set(read_recipe(path)) <= set(settings.given)
     assert path.read_text().startswith("# ")

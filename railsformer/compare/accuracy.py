@@ -1,28 +1,19 @@
 """Which variant is right more often: trained from one start with one recipe, tested on the same videos, over seeds."""
 
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
-from railsformer.compare.cells import Cell, CellRunner, Variant, check_same_videos, figures_of, right_of
+from railsformer.compare.cells import Cell, CellRunner, Variant, check_same_videos, figures_of, is_done, right_of
+from railsformer.compare.machine import distinct, library_versions, machine_facts
+from railsformer.compare.peers import PEER_LIBRARIES
 from railsformer.compare.probe import probe_section
 from railsformer.compare.starts import Start, find_start
 from railsformer.compare.statistics import SeedRuns, compare_pairs, sentences, spread_of
-from railsformer.compare.trained_variants import (
-    PEER_NAME,
-    Plan,
-    View,
-    plan_variants,
-)
+from railsformer.compare.trained_variants import Peer, Plan, View, plan_variants, why_without
 from railsformer.data.clips import VideoDataset, load_video_dataset
-from railsformer.data.probe import available_cores
 from railsformer.model.configuration_railsformer import ATTENTION_TYPES, POSITION_EMBEDDINGS
 from railsformer.training.arguments import Settings, read_recipe
 from railsformer.training.verb_process import locked, terminating
@@ -31,7 +22,6 @@ __all__ = ["VIEWS", "compare_accuracy"]
 
 # Clips x crops: K in {1, 3, 5, 10}, the centre or three crops along the long side.
 VIEWS: tuple[View, ...] = tuple((clips, crops) for crops in (1, 3) for clips in (1, 3, 5, 10))
-_GIB = 2**30
 _UNKNOWN_RECORDINGS = "recordings unknown"
 
 
@@ -47,7 +37,9 @@ def compare_accuracy(
     views: Sequence[View] = VIEWS,
     other_models: Sequence[str] = (),
     peer_python: str | Path | None = None,
+    peer_weights: str | Path | None = None,
     frozen: bool = True,
+    frozen_model: str | None = None,
     probe: bool = True,
     memory_gib: float | None = None,
     retry: bool = False,
@@ -70,9 +62,11 @@ def compare_accuracy(
         views: Pairs of clips and crops that divided attention is tested with; empty leaves them out.
         other_models: Checkpoints of other video models, trained with the same recipe on the same clips.
         peer_python: Interpreter of an environment with pytorchvideo, for a 3D CNN.
+        peer_weights: State dict of pytorchvideo's create_slowfast, for a second row of the 3D CNN.
         frozen: Whether the start is also measured as it is, under logistic regression.
+        frozen_model: Model to measure so in place of the start.
         probe: Whether every scheme's test clips are also played shuffled, reversed and as one picture.
-        memory_gib: Most memory of a cell's process.
+        memory_gib: Most memory of a cell's process; None is nine tenths of what is free, and no limit beside a GPU.
         retry: Try cells that failed again.
         progress: Pass on what the cells print.
         on_cell: Given the sections `accuracy` and `positions` so far after each training.
@@ -89,15 +83,18 @@ def compare_accuracy(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("compare starts a process for each cell; call it by itself, not under a launcher")
-    wanted = Plan(tuple(schemes), tuple(positions), tuple(views), tuple(other_models), tuple(seeds), frozen, probe)
+    lists = (tuple(schemes), tuple(positions), tuple(views), tuple(other_models), tuple(seeds))
+    wanted = Plan(*lists, frozen, probe, frozen_model)
+    peer = Peer(*(str(given) if given else None for given in (peer_python, peer_weights)))
     recipe, loaded = read_recipe(config), load_video_dataset(dataset)
     cells_dir = Path(output_dir) / "cells"
     chosen = find_start(start, recipe, folder=cells_dir / "start")
-    variants = plan_variants(wanted, recipe, chosen, peer_python=str(peer_python) if peer_python else None)
+    variants = plan_variants(wanted, recipe, chosen, peer=peer)
     cells_dir.mkdir(parents=True, exist_ok=True)
     with locked(cells_dir) as lock, terminating():
         runner = CellRunner(cells_dir, loaded, lock, memory_gib=memory_gib, retry=retry, progress=progress)
-        comparison = _Comparison(wanted, variants, runner, chosen, recipe_name=Path(config).name)
+        missing = why_without(wanted, chosen, peer)
+        comparison = _Comparison(wanted, variants, missing, runner, chosen, recipe_name=Path(config).name)
         comparison.train(on_cell)
         return comparison.sections()
 
@@ -107,7 +104,8 @@ class _Comparison:
     """All cells of a comparison, and what follows from them."""
 
     plan: Plan
-    variants: Mapping[str, Variant]  # by key: scheme, position:NAME, frozen, other:NAME, peer
+    variants: Mapping[str, Variant]  # by key: scheme, position:NAME, frozen, other:NAME, peer, peer_weights
+    missing: Mapping[str, str]  # rows that nothing is trained for, and why
     runner: CellRunner
     start: Start
     recipe_name: str
@@ -154,9 +152,8 @@ class _Comparison:
     def _accuracy(self) -> dict[str, Any]:
         keys = [*self.plan.schemes, *(key for key in self.variants if key.startswith(("frozen", "other:", "peer")))]
         rows = [self._row(self.variants[key]) for key in keys]
-        if "peer" not in self.variants:
-            why = "no --peer_python was given: a 3D CNN comes from pytorchvideo, in an environment of its own"
-            rows.append({"name": PEER_NAME, "seeds": [], **_no_figures(), "not_measured": why, "note": None})
+        for name, why in self.missing.items():
+            rows.append({"name": name, "seeds": [], **_no_figures(), "not_measured": why, "note": None})
         return self._section(rows, [self.variants[key] for key in keys])
 
     def _positions(self) -> dict[str, Any]:
@@ -182,14 +179,15 @@ class _Comparison:
         pairs = compare_pairs(compared, self.groups())
         told = {"rows": rows, "pairs": pairs, "sentences": sentences(pairs)}
         cells = {Cell(variant, seed).name for variant in variants for seed in self._seeds_of(variant)}
-        return {"protocol": self.protocol(), **told, "num_waiting": len(cells - self.results.keys())}
+        waiting = [name for name in cells if not is_done(self.results.get(name))]
+        return {"protocol": self.protocol(), **told, "num_waiting": len(waiting)}
 
     def _row(self, variant: Variant) -> dict[str, Any]:
         """One row: figures over the seeds that finished, and why others did not."""
         names = {seed: Cell(variant, seed).name for seed in self._seeds_of(variant)}
         found = {seed: self.results[name] for seed, name in names.items() if name in self.results}
         finished = {seed: result for seed, result in found.items() if result["state"] == "finished"}
-        failed = [f"seed {seed}: {result['reason']}" for seed, result in found.items() if result["state"] == "failed"]
+        failed = [f"seed {seed}: {result['reason']}" for seed, result in found.items() if seed not in finished]
         seconds = [result["seconds"] for result in finished.values() if result["seconds"] is not None]
         return {
             "name": variant.name,
@@ -200,7 +198,7 @@ class _Comparison:
             ),
             "seconds": sum(seconds) / len(seconds) if seconds else None,
             "not_measured": "; ".join(failed) or (None if found else "still to be done"),
-            "note": variant.note,
+            "note": "; ".join(filter(None, (variant.note, *_notes_of(variant, finished)))) or None,
         }
 
     def _views(self) -> dict[str, Any]:
@@ -262,9 +260,23 @@ class _Comparison:
             "equal": "epochs, clips, optimizer and learning rate; not the multiply-accumulates",
             "chosen_by": f"{run.metric_for_best_model} on validation",
             "views": "1 clip x 1 crop",
-            "hardware": _hardware(first),
-            "versions": {name: version(name) for name in ("railsformer", "torch", "transformers")},
+            **self._machines(first),
         }
+
+    def _machines(self, settings: Settings) -> dict[str, Any]:
+        """Hardware and versions of the trainings; of those that kept none, and before the first, today's."""
+        peers = {
+            Cell(one, seed).name
+            for one in self.variants.values()
+            for seed in self._seeds_of(one)
+            if one.kind == "peer"
+        }
+        results = [one for name, one in self.results.items() if one["state"] == "finished" and name not in peers]
+        today = {
+            "hardware": machine_facts(threads=settings.run.num_threads),
+            "versions": library_versions(),
+        }
+        return {key: distinct(one.get(key, now) for one in results or [{}]) for key, now in today.items()}
 
 
 def test_groups(dataset: VideoDataset) -> list[str] | None:
@@ -291,6 +303,19 @@ def _why_none(failed: Sequence[str], found: Mapping[int, Any]) -> str | None:
     return "; ".join(failed) or (None if found else "the training did not finish")
 
 
+def _notes_of(variant: Variant, finished: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """What the trainings themselves tell: libraries of another environment, and times that a kill cut short."""
+    told = []
+    if variant.kind == "peer" and finished:
+        found = [one.get("versions", {}) for one in finished.values()]
+        names = {f"{name} {one[name]}" for one in found for name in PEER_LIBRARIES if name in one}
+        told.append(f"trained with {', '.join(sorted(names)) or 'the torch'} of its own environment")
+    lost = [f"{seed}" for seed, one in finished.items() if one.get("seconds_lost")]
+    if lost:
+        told.append(f"the time of seed {', '.join(lost)} is without what was lost when its training was killed")
+    return told
+
+
 def _no_figures() -> dict[str, Any]:
     return {
         "accuracy": spread_of([]),
@@ -298,22 +323,3 @@ def _no_figures() -> dict[str, Any]:
         "validation_f1_macro": spread_of([]),
         "seconds": None,
     }
-
-
-def _hardware(settings: Settings) -> dict[str, Any]:
-    """What the trainings ran on."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "processor": _processor(),
-        "cores": available_cores(),
-        "threads": settings.run.num_threads or available_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
-        "gpus": gpus,
-    }
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+import torch
 import yaml
 
+from railsformer.compare.machine import library_versions, machine_facts, memory_limit
+from railsformer.compare.peer_train import STATE_FILE as PEER_STATE_FILE
+from railsformer.compare.peers import PEER_FOLDER, PEER_LIBRARIES, why_no_library
 from railsformer.compare.score_cell import FACTS_FILE as SCORED_FILE
 from railsformer.compare.score_cell import PREDICTIONS_FILE
+from railsformer.compare.starts import weights_hash
 from railsformer.data.clips import VideoDataset
 from railsformer.data.files import whole_file
 from railsformer.evaluation.report_pages.predictions import Predictions, read_predictions
@@ -25,12 +30,20 @@ from railsformer.training.resume import checkpoints_of
 from railsformer.training.run_folder import FACTS_FILE
 from railsformer.training.verb_process import resume_flags, run_module, run_verb
 
-__all__ = ["Cell", "CellRunner", "Variant", "check_same_videos", "figures_of", "right_of"]
+__all__ = ["Cell", "CellRunner", "Variant", "check_same_videos", "figures_of", "is_done", "right_of"]
 
 RESULT_FILE, RECIPE_FILE, SETTINGS_FILE, LOG_FILE = "result.json", "recipe.yaml", "settings.json", "log.txt"
-REQUEST_FILE = "request.json"
-_GIB = 2**30
-_OVERFLOWS = ("out of memory", "allocate memory", "MemoryError", "std::bad_alloc", "by signal 9")
+REQUEST_FILE, TRAINED_FILE, REPORT_FOLDER = "request.json", "trained.json", "report"
+_SCORED = ("views", "probe")  # of a training's weights, and so of no other's
+# Where a peer's environment and files lie: they may move. What they hold is compared by its hash.
+_PLACES = ("peer_python", "peer_weights")
+_OVERFLOWS = (
+    "out of memory", "allocate memory", "MemoryError", "std::bad_alloc", "by signal 9 ", "ended with code -9",
+    "killed by signal: Killed", "can't start new thread", "failed to map segment",
+)  # fmt: skip
+_OF_TRAINING: tuple[str, ...] = ("resumed", "seconds_lost", "hardware", "versions")
+# SIGTERM and Ctrl-C, as a shell reports them and as the system does.
+_INTERRUPTED = re.compile(r"the process ended (with code (143|130)|by signal (15|2)) ")
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Variant:
         options: Further flags of the module that trains it.
         seeds: Seeds it is trained with, where not all.
         note: What a reader must know of it.
+        identity: Hashes of the files that it starts from; a cell that was begun before they were kept is taken.
     """
 
     name: str
@@ -53,6 +67,7 @@ class Variant:
     options: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     note: str | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder_name(self) -> str:
@@ -74,6 +89,11 @@ class Cell:
         return f"{self.variant.folder_name}-seed{self.seed}"
 
 
+def is_done(result: Mapping[str, Any] | None) -> bool:
+    """Whether a training came to an end, good or bad; one that was interrupted is still to be done."""
+    return result is not None and result["state"] != "interrupted"
+
+
 def figures_of(predictions: Predictions) -> dict[str, float]:
     """Accuracy and macro F1 over the videos that were read, as the report has them."""
     references, scores = predictions.scored()
@@ -89,7 +109,7 @@ class CellRunner:
         folder: OUTPUT/cells.
         dataset: Trained and tested on.
         lock: What `locked` gave.
-        memory_gib: Most memory of a cell's process; None sets no limit.
+        memory_gib: Most memory of a cell's process; None is nine tenths of what is free, and no limit beside a GPU.
         retry: Whether cells that failed are tried again.
         progress: Pass on what the cells print.
     """
@@ -108,19 +128,24 @@ class CellRunner:
             ValueError: If the recipe is not possible, or the first setting that differs.
         """
         place = self.place("accuracy", cell)
-        wanted = {"dataset_fingerprint": self.dataset.fingerprint, **cell.variant.options, **cell.variant.recipe}
-        wanted = json.loads(json.dumps(wanted, default=str))
+        variant = cell.variant
+        wanted = {"dataset_fingerprint": self.dataset.fingerprint, **variant.options, **variant.recipe}
+        wanted = json.loads(json.dumps(wanted | dict(variant.identity), default=str))
         path = place / SETTINGS_FILE
         held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
+        unknown = {*variant.identity, "start_weights", "peer_weights_hash"} - (held.keys() & wanted.keys())
         for name in sorted(held.keys() | wanted.keys()):
-            if held.get(name) != wanted.get(name):
+            if name not in _PLACES and name not in unknown and held.get(name) != wanted.get(name):
                 raise ValueError(
                     f"{place} was trained with {name} {held.get(name)}, now {wanted.get(name)}; take the old setting, "
                     "remove the folder or name another --output_dir"
                 )
         place.mkdir(parents=True, exist_ok=True)
+        if held.get("peer_python") != wanted.get("peer_python"):  # what one environment could not, another may
+            _forget_failure(place)
+            _write(place, held | {"peer_python": wanted.get("peer_python")}, name=SETTINGS_FILE)
         for name, text in (
-            (RECIPE_FILE, yaml.safe_dump(dict(cell.variant.recipe), sort_keys=True, allow_unicode=True)),
+            (RECIPE_FILE, yaml.safe_dump(dict(variant.recipe), sort_keys=True, allow_unicode=True)),
             (SETTINGS_FILE, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"),
         ):
             if not (place / name).is_file():
@@ -132,28 +157,32 @@ class CellRunner:
         """Train and test a cell, or read what it reached before.
 
         Returns:
-            `state` (finished or failed), and then `reason`, or the figures of the test videos, `seconds` of training
-            since the last interruption and `validation`.
+            `state`: finished, failed, or interrupted, which is not kept, so that the same command goes on. Then
+            `reason`, or the figures of the test videos, `validation`, `seconds` of training (over all its parts;
+            `seconds_lost` where a kill took some with it), and `hardware` and `versions` of the training.
         """
         place = self.place("accuracy", cell)
         if (found := self._found(place)) is not None:
             return found
-        run, log = place / "run", place / LOG_FILE
+        (place / RESULT_FILE).unlink(missing_ok=True)  # a failure that is tried again
+        run = place / "run"
         if not (run / FACTS_FILE).is_file():  # train writes it last
-            began = time.monotonic()
-            if reason := self._trained(cell, log):
-                return _write(place, {"state": "failed", "reason": reason})
-            _write(place, {"training_seconds": time.monotonic() - began}, name="trained.json")
-        if cell.variant.kind == "run" and not (place / "report" / "metrics.json").is_file():
+            variant = cell.variant
+            if variant.kind == "peer" and (reason := why_no_library(variant.options["peer_python"])):
+                return {"state": "failed", "reason": reason}  # not kept: a library may be installed
+            if reason := self._trained(cell, settings):
+                return _ended(place, reason)
+        if cell.variant.kind == "run" and not (place / REPORT_FOLDER / "metrics.json").is_file():
             feeding = self.feeding(settings)
             reason = self._verb(
                 *("evaluate", "--model", str(run), "--dataset", self.dataset.name, "--split", "test"),
-                *("--output_dir", str(place / "report"), "--batch_size", str(feeding["batch_size"])),
+                *("--output_dir", str(place / REPORT_FOLDER), "--batch_size", str(feeding["batch_size"])),
                 *("--num_workers", str(feeding["num_workers"])),
-                log=log,
+                log=place / LOG_FILE,
+                on_gpu=_is_on_gpu(settings),
             )
             if reason:
-                return _write(place, {"state": "failed", "reason": reason})
+                return _ended(place, reason)
         for checkpoint in checkpoints_of(run):  # the model itself is in the run; states of optimizers fill disks
             shutil.rmtree(checkpoint, ignore_errors=True)
         return _write(place, {"state": "finished", **self._reached(cell)})
@@ -162,15 +191,20 @@ class CellRunner:
         self, what: str, cell: Cell, settings: Settings, protocols: Mapping[str, Mapping[str, Any]]
     ) -> str | None:
         """Score a finished cell under further protocols; None, or why that failed."""
-        place = self.place(what, cell)
+        place, run = self.place(what, cell), self.place("accuracy", cell) / "run"
+        weights = weights_hash(run)
+        for name in protocols:
+            _remove_foreign(place / name, weights)
         if all((place / name / SCORED_FILE).is_file() for name in protocols):
             return None
         found = self._found(place)
         if found is not None and found["state"] == "failed":
             return str(found["reason"])
         place.mkdir(parents=True, exist_ok=True)
+        (place / RESULT_FILE).unlink(missing_ok=True)
         request = {
-            "model": str(self.place("accuracy", cell) / "run"),
+            "model": str(run),
+            "weights": weights,
             "dataset": self.dataset.name,
             "output_dir": str(place),
             "protocols": protocols,
@@ -178,13 +212,20 @@ class CellRunner:
             "num_threads": settings.run.num_threads,
         }
         _write(place, request, name=REQUEST_FILE)
-        reason = self._module("railsformer.compare.score_cell", str(place / REQUEST_FILE), log=place / LOG_FILE)
-        _write(place, {"state": "failed", "reason": reason} if reason else {"state": "finished"})
-        return reason
+        reason = self._module(
+            "railsformer.compare.score_cell",
+            str(place / REQUEST_FILE),
+            log=place / LOG_FILE,
+            on_gpu=_is_on_gpu(settings),
+        )
+        if reason:
+            return str(_ended(place, reason)["reason"])
+        _write(place, {"state": "finished"})
+        return None
 
     def predictions(self, cell: Cell) -> Predictions:
         """What a finished cell said of the test videos."""
-        return read_predictions(self.place("accuracy", cell) / "report" / PREDICTIONS_FILE)
+        return read_predictions(self.place("accuracy", cell) / REPORT_FOLDER / PREDICTIONS_FILE)
 
     def scored(self, what: str, cell: Cell, protocol: str) -> tuple[Predictions, dict[str, Any]]:
         """What `score` left of a protocol: the predictions and the facts."""
@@ -214,36 +255,55 @@ class CellRunner:
             *("--output_dir", str(place / "run"), "--seed", str(cell.seed)),
         ]
 
-    def _trained(self, cell: Cell, log: Path) -> str | None:
-        run = self.place("accuracy", cell) / "run"
-        flags = [*self._flags(cell), *resume_flags(run)]
+    def _trained(self, cell: Cell, settings: Settings) -> str | None:
+        """Train, from the newest checkpoint where there is one; None, or why it ended."""
+        place = self.place("accuracy", cell)
+        peer_state = place / PEER_FOLDER / PEER_STATE_FILE
+        resuming = resume_flags(place / "run")
+        is_resumed = bool(resuming) or (cell.variant.kind == "peer" and peer_state.is_file())
+        if not is_resumed:  # what was said with weights that are no more
+            for old in (place / REPORT_FOLDER, *(self.place(what, cell) for what in _SCORED)):
+                shutil.rmtree(old, ignore_errors=True)
+        facts, began = _facts_of_training(place, settings, is_resumed=is_resumed), time.monotonic()
+        _write(place, facts | {"seconds_lost": True}, name=TRAINED_FILE)  # should a kill leave nothing else
+        try:
+            return self._train_process(cell, [*self._flags(cell), *resuming], on_gpu=_is_on_gpu(settings))
+        finally:
+            facts["training_seconds"] += time.monotonic() - began
+            _write(place, facts, name=TRAINED_FILE)
+
+    def _train_process(self, cell: Cell, flags: list[str], *, on_gpu: bool) -> str | None:
+        log = self.place("accuracy", cell) / LOG_FILE
         if cell.variant.kind == "run":
-            return self._verb("train", *flags, log=log)
+            return self._verb("train", *flags, log=log, on_gpu=on_gpu)
         options = [part for name, value in cell.variant.options.items() for part in (f"--{name}", value)]
         module = {"other": "railsformer.compare.other_models", "peer": "railsformer.compare.peer_cell"}
-        return self._module(module[cell.variant.kind], *options, *flags, log=log)
+        return self._module(module[cell.variant.kind], *options, *flags, log=log, on_gpu=on_gpu)
 
     def _reached(self, cell: Cell) -> dict[str, Any]:
         place, predictions = self.place("accuracy", cell), self.predictions(cell)
         facts = _read(place / "run" / FACTS_FILE)
+        trained = _read(place / TRAINED_FILE) if (place / TRAINED_FILE).is_file() else {}
+        kept = {name: trained[name] for name in _OF_TRAINING if name in trained}
+        if "versions" in kept and cell.variant.kind == "peer":
+            kept["versions"] |= {name: facts[name] for name in PEER_LIBRARIES if name in facts}
         return {
             **figures_of(predictions),
-            "seconds": _read(place / "trained.json")["training_seconds"]
-            if (place / "trained.json").is_file()
-            else None,
+            "seconds": trained.get("training_seconds"),
             "validation": facts.get("validation", {}).get("f1_macro"),
             "num_videos": len(predictions.videos),
             "num_unread": int((~predictions.is_read).sum()),
+            **kept,
         }
 
-    def _verb(self, *arguments: str, log: Path) -> str | None:
-        return _overflow(run_verb(*arguments, log=log, **self._process()))
+    def _verb(self, *arguments: str, log: Path, on_gpu: bool) -> str | None:
+        return _overflow(run_verb(*arguments, log=log, **self._process(on_gpu=on_gpu)))
 
-    def _module(self, module: str, *arguments: str, log: Path) -> str | None:
-        return _overflow(run_module(module, *arguments, log=log, **self._process()))
+    def _module(self, module: str, *arguments: str, log: Path, on_gpu: bool) -> str | None:
+        return _overflow(run_module(module, *arguments, log=log, **self._process(on_gpu=on_gpu)))
 
-    def _process(self) -> dict[str, Any]:
-        limit = None if self.memory_gib is None else int(self.memory_gib * _GIB)
+    def _process(self, *, on_gpu: bool) -> dict[str, Any]:
+        limit = memory_limit(self.memory_gib, on_gpu=on_gpu)
         return {"lock": self.lock, "progress": self.progress, "limit_bytes": limit}
 
 
@@ -265,6 +325,43 @@ def check_same_videos(all_predictions: Sequence[Predictions]) -> None:
                 f"two cells tested other videos ({len(first.videos)} and {len(other.videos)}); remove the output_dir "
                 "and compare again"
             )
+
+
+def _is_on_gpu(settings: Settings) -> bool:
+    return torch.cuda.is_available() and not settings.run.use_cpu
+
+
+def _facts_of_training(place: Path, settings: Settings, *, is_resumed: bool) -> dict[str, Any]:
+    """What stands beside a training: seconds of its earlier parts, and the machine and libraries of this one."""
+    path = place / TRAINED_FILE
+    earlier = _read(path) if is_resumed and path.is_file() else {}
+    return {
+        "training_seconds": earlier.get("training_seconds", 0.0),
+        "resumed": is_resumed,
+        "seconds_lost": is_resumed and earlier.get("seconds_lost", True),
+        "hardware": machine_facts(threads=settings.run.num_threads),
+        "versions": library_versions(),
+    }
+
+
+def _remove_foreign(folder: Path, weights: str | None) -> None:
+    """Take away what other weights said; where it is not known whose it is, it stays."""
+    if (folder / SCORED_FILE).is_file():
+        held = _read(folder / SCORED_FILE).get("weights")
+        if held and weights and held != weights:
+            shutil.rmtree(folder)
+
+
+def _forget_failure(place: Path) -> None:
+    if (place / RESULT_FILE).is_file() and _read(place / RESULT_FILE)["state"] == "failed":
+        (place / RESULT_FILE).unlink()
+
+
+def _ended(place: Path, reason: str) -> dict[str, Any]:
+    """A failure, which is kept; or an interruption, which is not."""
+    if _INTERRUPTED.match(reason):
+        return {"state": "interrupted", "reason": "interrupted; the same command goes on"}
+    return _write(place, {"state": "failed", "reason": reason})
 
 
 def _overflow(reason: str | None) -> str | None:

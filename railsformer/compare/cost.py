@@ -1,11 +1,10 @@
 """What every network costs on this machine, beside the paper's figures."""
 
-import platform
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from tqdm import tqdm
 from railsformer.compare.analytic import analytic_cost
 from railsformer.compare.cost_figures import draw_cost_figures
 from railsformer.compare.curves import cost_curves
+from railsformer.compare.machine import USABLE_SHARE, library_versions, processor
 from railsformer.compare.measuring import run_cell
-from railsformer.compare.peers import cost_command, why_no_peer
+from railsformer.compare.peers import PEER_LIBRARIES, cost_command, why_no_peer
 from railsformer.compare.variants import Variant, cost_variants, differences_from_paper
 from railsformer.data.files import whole_file
 from railsformer.data.probe import available_cores
@@ -27,7 +27,7 @@ from railsformer.training.plan_step import count_macs
 
 __all__ = ["measure_cost"]
 
-_USABLE_SHARE = 0.9
+_MEASURED_SECONDS = 5.0  # a row that took less was there already, or only counted
 _BUSY_SHARE = 0.25
 _COUNTED = (
     "Multiply-accumulates of linear layers, convolutions and both products of attention (as if its matrices were "
@@ -39,7 +39,7 @@ _MEASURED = (
     "Random weights and pixels, float32, a batch of one; a training step is forward, backward and SGD with momentum. "
     "Every cell ran alone in a process of its own; seconds are the median of the repeats after one untimed pass. Peak "
     "memory is the most of that process over what stood before the model was built: weights and activations, and in "
-    "training gradients and momentum."
+    "training gradients and momentum. 3D CNNs run with the torch of their own environment, which their rows tell."
 )
 
 
@@ -52,6 +52,7 @@ def measure_cost(
     retry: bool = False,
     num_threads: int | None = None,
     progress: bool = False,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Count, measure and draw what every scheme, clip and 3D CNN costs; what is in `output_dir` is not done again.
 
@@ -64,11 +65,12 @@ def measure_cost(
         retry: Try again the cells that failed.
         num_threads: Of a cell on a CPU; all cores that this process may use if not given.
         progress: Show a bar.
+        on_row: Given the section so far after each row that was measured.
 
     Returns:
-        `protocol`, `rows` (a `Variant` each, with its figures, the paper's, and `differences`), `curves` (see
-        `cost_curves`), `sentences`, and `figures`: file names below figures/ with title and alternative text.
-        `draw_cost_figures(curves, rows)` draws them again.
+        `protocol`, `num_waiting` (rows still to be measured), `rows` (a `Variant` each, with its figures, the paper's,
+        and `differences`), `curves` (see `cost_curves`), `sentences`, and `figures`: file names below figures/ with
+        title and alternative text. `draw_cost_figures(curves, rows)` draws them again.
 
     Raises:
         ValueError: If memory_gib or num_threads is not positive.
@@ -81,21 +83,25 @@ def measure_cost(
     bench = _Bench(
         folder=Path(output_dir) / "cells" / "cost",
         device=device.type,
-        limit_bytes=int(free * _USABLE_SHARE if memory_gib is None else memory_gib * 2**30),
+        limit_bytes=int(free * USABLE_SHARE if memory_gib is None else memory_gib * 2**30),
         num_threads=num_threads or available_cores(),
         peer_python=peer_python,
         retry=retry,
     )
-    variants = cost_variants(quick=quick)
-    rows = [bench.row(variant) for variant in tqdm(variants, desc="cost", unit="row", disable=not progress)]
-    curves = cost_curves(free_bytes=free)
-    return {
-        "protocol": _protocol(bench, rows, free=free, quick=quick),
-        "rows": rows,
-        "curves": curves,
-        "sentences": _row_sentences(rows),
-        "figures": _write_figures(Path(output_dir) / "figures", curves, rows),
-    }
+    variants, curves = cost_variants(quick=quick), cost_curves(free_bytes=free)
+    rows: list[dict[str, Any]] = []
+
+    def section() -> dict[str, Any]:
+        protocol = _protocol(bench, rows, free=free, quick=quick)
+        told = {"rows": list(rows), "curves": curves, "sentences": _row_sentences(rows)}
+        return {"protocol": protocol, "num_waiting": len(variants) - len(rows), **told}
+
+    for variant in tqdm(variants, desc="cost", unit="row", disable=not progress):
+        began = time.monotonic()
+        rows.append(bench.row(variant))
+        if on_row is not None and time.monotonic() - began > _MEASURED_SECONDS:
+            on_row(section())
+    return section() | {"figures": _write_figures(Path(output_dir) / "figures", curves, rows)}
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,9 @@ class _Bench:
             "views": variant.num_views,
             **counts,
             "macs_all_views": counts["macs_a_view"] and counts["macs_a_view"] * variant.num_views,
-            "peak_bytes": None,
             "out_of_memory": [],
         }
+        versions: dict[str, str] | None = None
         for mode, seconds in (("forward", "forward_seconds"), ("training", "training_step_seconds")):
             wanted = mode in variant.measured and counts["parameters"] is not None
             answer = self._cell(variant, mode) if wanted else {}
@@ -133,12 +139,14 @@ class _Bench:
             row[f"{seconds}_range"] = [min(timed), max(timed)] if timed else None
             row[f"{mode}_repeats"] = len(timed) if timed else 0
             row[f"{mode}_peak_bytes"] = answer.get("peak_bytes")
-            row["peak_bytes"] = answer.get("peak_bytes") or row["peak_bytes"]
+            versions = answer.get("versions", versions)
             row[f"{mode}_others_busy"] = answer.get("others_busy")
             if "failed" in answer:
                 reasons.append(f"{'training step' if mode == 'training' else 'forward pass'}: {answer['failed']}")
                 row["out_of_memory"] += [seconds.removesuffix("_seconds")] * answer.get("overflow", False)
         row["not_measured"] = "; ".join(filter(None, (variant.not_measured, *reasons))) or None
+        row["versions"] = versions
+        row["note"] = _peer_note(row) if variant.is_peer else None
         row["paper"] = dict(variant.paper)
         row["differences"] = [asdict(difference) for difference in differences_from_paper(row)]
         return row
@@ -167,12 +175,21 @@ class _Bench:
             "num_threads": self.num_threads,
             "limit_bytes": self.limit_bytes,
         }
-        identity: dict[str, Any] = {"hardware": _hardware(self.device), "versions": _versions()}
+        identity: dict[str, Any] = {"hardware": _hardware(self.device), "versions": library_versions()}
         if variant.is_peer:
             identity["peer_python"] = str(self.peer_python)
         command = cost_command(self.peer_python if variant.is_peer else None)
         folder = self.folder / f"{variant.folder_name}_{mode}"
         return run_cell(folder, command, request, identity=identity, retry=self.retry)
+
+
+def _peer_note(row: Mapping[str, Any]) -> str | None:
+    """With which libraries a 3D CNN was timed, since they are not those of the other rows."""
+    if row["forward_seconds"] is None and row["training_step_seconds"] is None:
+        return None
+    ours, found = library_versions()["torch"], row["versions"] or {}
+    told = ", ".join(f"{name} {found[name]}" for name in PEER_LIBRARIES if name in found)
+    return f"timed with {told or 'a torch whose version was not kept'}, the other networks with torch {ours}"
 
 
 def _counted(parameters: int | None, macs: int | None, comparisons: float | None) -> dict[str, Any]:
@@ -203,7 +220,7 @@ def _protocol(bench: _Bench, rows: Sequence[Mapping[str, Any]], *, free: int, qu
         "measured_while_others_worked": busy,
         "quick": quick,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": library_versions(),
     }
 
 
@@ -232,18 +249,10 @@ def _write_figures(folder: Path, curves: Mapping[str, Any], rows: Sequence[Mappi
     return written
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("railsformer", "torch", "transformers")}
-
-
 def _hardware(device: str) -> dict[str, Any]:
     """The GPU, or the processor, its cores for this process, and its memory."""
     if device == "cuda":
         facts = torch.cuda.get_device_properties(0)
         return {"gpus": facts.name, "memory_gib": round(facts.total_memory / 2**30)}
-    name, listed = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if listed.exists():
-        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     total = psutil.virtual_memory().total
-    return {"processor": name, "cores": available_cores(), "memory_gib": round(total / 2**30)}
+    return {"processor": processor(), "cores": available_cores(), "memory_gib": round(total / 2**30)}

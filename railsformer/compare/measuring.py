@@ -25,6 +25,7 @@ _OVERFLOW_WORDS = (
     "Resource temporarily unavailable",
 )  # fmt: skip
 _SECONDS_OF_LOOKING = 0.5
+_INTERRUPTED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def run_cell(
@@ -44,7 +45,8 @@ def run_cell(
 
     Returns:
         The answer, or `failed` with the reason; with `others_busy`, the share of the cores that others used just
-        before.
+        before. One that fails for want of a library or program has `missing_library`, one whose process was told to
+        end `interrupted`: neither is kept.
     """
     path = folder / RESULT_FILE
     asked = {"request": dict(request), "identity": dict(identity)}
@@ -57,6 +59,8 @@ def run_cell(
     answer = _ask(command, request, folder / LOG_FILE) | {"others_busy": round(busy, 2)}
     if "failed" in answer:
         logger.warning("%s: %s", folder.name, answer["failed"])
+    if answer.get("missing_library") or answer.get("interrupted"):
+        return answer
     with whole_file(path) as partial:
         partial.write_text(json.dumps(asked | {"answer": answer}, indent=2) + "\n", encoding="utf-8")
     return answer
@@ -91,7 +95,7 @@ def _ask(command: Sequence[str], request: Mapping[str, Any], log: Path) -> dict[
                 command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
             )
         except OSError as error:
-            return {"failed": f"{command[0]} cannot be started ({error.strerror})"}
+            return {"failed": f"{command[0]} cannot be started ({error.strerror})", "missing_library": True}
         printed = _exchange(process, json.dumps(request))
     told = log.read_text(encoding="utf-8", errors="replace")
     answer = _understood(process.returncode, printed.decode(errors="replace"), told, request)
@@ -124,12 +128,13 @@ def _understood(code: int, printed: str, log: str, request: Mapping[str, Any]) -
     if code == 0 and lines:
         answer: dict[str, Any] = json.loads(lines[-1])
         if "error" in answer:
-            return {"failed": answer["error"]}
+            return {"failed": answer["error"], "missing_library": answer.get("missing_library", False)}
         if not answer.get("overflow"):
             return answer
     elif code != -signal.SIGKILL and not any(word in log for word in _OVERFLOW_WORDS):
         last = (log.strip().splitlines() or ["it said nothing"])[-1].strip()
         ended = f"by signal {-code}" if code < 0 else f"with code {code}"
-        return {"failed": f"the measuring process ended {ended} ({last[:200]})"}
+        failed = {"failed": f"the measuring process ended {ended} ({last[:200]})"}
+        return failed | ({"interrupted": True} if code in _INTERRUPTED else {})
     limit = request["limit_bytes"]
     return {"failed": "out of memory" + (f" under {limit / 2**30:.3g} GiB" if limit else ""), "overflow": True}

@@ -1,4 +1,4 @@
-"""A 3D CNN with random weights on the schemes' clips: they are dumped here, and trained on in the peer's environment.
+"""A 3D CNN on the schemes' clips: they are dumped here, and trained on in the peer's environment.
 
 `railsformer.compare.cells` runs this module with `--peer_python` and the flags of `railsformer train`.
 """
@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from railsformer.compare import peer_train
 from railsformer.compare.other_models import scheme_sampling, write_facts
-from railsformer.compare.peers import why_no_peer
+from railsformer.compare.peers import PEER_FOLDER
 from railsformer.compare.score_cell import PREDICTIONS_FILE, end_with_errors
 from railsformer.data.clips import LOST_LABEL, ClipDataset, VideoDataset, load_video_dataset
 from railsformer.data.files import whole_file
@@ -31,12 +32,13 @@ from railsformer.model.configuration_railsformer import RailsformerConfig
 from railsformer.model.loading import config_on_disk
 from railsformer.training.arguments import Settings, parse_settings
 from railsformer.training.run_folder import claimed_folder
-from railsformer.training.start import choose_clips
+from railsformer.training.start import choose_clips, choose_loss
 
 __all__ = ["dump_clips", "main"]
 
 DUMPED_FILE = "request.json"
 MOST_BYTES = 4 * 2**30  # of dumped training clips; beyond, epochs see the same draws again
+_INTERRUPTED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 _FRAMES_A_SLOW_ONE = 4  # SlowFast's slow pathway takes every fourth frame
 
 
@@ -44,60 +46,51 @@ def main() -> int:
     """Train and test; 2 after an error, which is told in one line."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--peer_python", required=True)
+    parser.add_argument("--peer_weights")
     own, flags = parser.parse_known_args()
     flags = [flag for flag in flags if flag != "--resume"]
-    return end_with_errors(lambda: _train_and_test(own.peer_python, parse_settings(flags)))
+    return end_with_errors(lambda: _train_and_test(own.peer_python, own.peer_weights, parse_settings(flags)))
 
 
-def _train_and_test(peer_python: str, settings: Settings) -> None:
-    if reason := why_no_peer(peer_python):
-        raise ValueError(reason)
-    _check_library(peer_python)
+def _train_and_test(peer_python: str, peer_weights: str | None, settings: Settings) -> None:
+    if settings.run.trainable != "all" or settings.run.lora_rank is not None:
+        raise ValueError(
+            "the 3D CNN is trained whole or not at all; take a recipe with trainable all and no lora_rank"
+        )
     run_dir = Path(str(settings.run.output_dir))
     with claimed_folder(run_dir, resume=False, resume_from=None):
         pass  # only to refuse what another process writes
-    folder = run_dir.parent / "peer"
+    folder = run_dir.parent / PEER_FOLDER
     dataset = load_video_dataset(str(settings.data.dataset))
     if not (folder / DUMPED_FILE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         dump_clips(settings, dataset, folder)
-    _train_peer(peer_python, folder / DUMPED_FILE)
+    _train_peer(peer_python, folder / DUMPED_FILE, peer_weights)
     _write_report(dataset, folder, run_dir.parent / "report")
     run_dir.mkdir(parents=True, exist_ok=True)
     write_facts(run_dir, json.loads((folder / "facts.json").read_text(encoding="utf-8")))
     shutil.rmtree(folder)  # gigabytes that can be made again
 
 
-def _train_peer(peer_python: str, request: Path) -> None:
+def _train_peer(peer_python: str, request: Path, weights: str | None) -> None:
     """Run `peer_train` in the peer's environment, which ends with this process.
 
     Raises:
+        SystemExit: If it was told to end: so is this process, then.
         ValueError: If it failed.
     """
     script = str(Path(peer_train.__file__).resolve())
     last = ""
-    with subprocess.Popen(
-        [peer_python, "-I", script, str(request.resolve())], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [peer_python, "-I", script, str(request.resolve()), *([weights] if weights else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
             sys.stderr.write(line)
             last = line.strip() or last
+    if process.returncode in _INTERRUPTED:
+        raise SystemExit(process.returncode if process.returncode > 0 else 128 - process.returncode)
     if process.returncode:
         reason = last.removeprefix("railsformer: error: ")
         raise ValueError(f"the 3D CNN's training ended with code {process.returncode}: {reason}")
-
-
-def _check_library(peer_python: str) -> None:
-    """Refuse an environment without the library before clips are dumped.
-
-    Raises:
-        ValueError: With what it lacks.
-    """
-    code = "import numpy, torch; from pytorchvideo.models import create_slowfast"
-    done = subprocess.run([peer_python, "-I", "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise ValueError(f"the environment of {peer_python} cannot build pytorchvideo's SlowFast ({last})")
 
 
 def dump_clips(settings: Settings, dataset: VideoDataset, folder: Path) -> None:
@@ -140,16 +133,27 @@ def dump_clips(settings: Settings, dataset: VideoDataset, folder: Path) -> None:
             "num_labels": len(dataset.labels),
         },
         "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": run.learning_rate,
-        "weight_decay": run.weight_decay,
-        "warmup": run.warmup_steps,
-        "seed": run.seed,
         "num_draws": num_draws,
-        "num_threads": run.num_threads or available_cores(),
+        **_of_recipe(settings, dataset),
     }
     with whole_file(folder / DUMPED_FILE) as partial:
         partial.write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
+
+
+def _of_recipe(settings: Settings, dataset: VideoDataset) -> dict[str, Any]:
+    """What of the recipe the peer's training goes by."""
+    run, labels = settings.run, dataset.split("train")["label"]
+    loss = choose_loss(settings.data, run, labels=list(labels), num_labels=len(dataset.labels))
+    return {
+        "batch_size": run.per_device_train_batch_size * run.gradient_accumulation_steps,
+        "learning_rate": run.learning_rate,
+        "weight_decay": run.weight_decay,
+        "warmup": run.warmup_steps,
+        "label_smoothing": loss.label_smoothing,
+        "class_weights": loss.class_weights,
+        "seed": run.seed,
+        "num_threads": run.num_threads or available_cores(),
+    }
 
 
 def _dump(

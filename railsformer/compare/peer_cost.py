@@ -7,6 +7,8 @@ ends, whoever asked is gone, and so this process goes too. The answer is the las
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -16,7 +18,7 @@ from typing import Any, Callable, Tuple  # noqa: UP035  (of Python 3.8)
 
 import torch
 
-__all__ = ["build_peer", "measure_passes", "serve"]
+__all__ = ["build_peer", "library_versions", "measure_passes", "serve"]
 
 Network = Tuple[torch.nn.Module, Tuple[Any, ...]]  # noqa: UP006  (of Python 3.8: a model and what it is called with)
 
@@ -26,7 +28,8 @@ def serve(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
     Args:
         work: From the request to the answer. A request has `num_threads`, `limit_bytes` (None: no limit) and `device`.
-            An answer of `overflow` says that memory ended, one of `error` why the network is not there.
+            An answer of `overflow` says that memory ended, one of `error` why the network is not there, with
+            `missing_library` where installing something helps.
     """
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_go_with_the_asker, daemon=True).start()
@@ -42,7 +45,7 @@ def serve(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         answer = {"overflow": True}
     except ImportError as error:
         fix = "--peer_python must be of an environment with torch, torchvision and pytorchvideo"
-        answer = {"error": f"{' '.join(str(error).split())}; {fix}"}
+        answer = {"error": f"{' '.join(str(error).split())}; {fix}", "missing_library": True}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 
@@ -115,8 +118,19 @@ def main() -> None:
 
 def _peer_work(request: dict[str, Any]) -> dict[str, Any]:
     if request["mode"] == "count":
-        return _count(request["config"])
-    return measure_passes(lambda: build_peer(request["config"]), request)
+        answer = _count(request["config"])
+    else:
+        answer = measure_passes(lambda: build_peer(request["config"]), request)
+    return {**answer, "versions": library_versions()}
+
+
+def library_versions() -> dict[str, str]:
+    """Of this environment."""
+    found = {"torch": str(torch.__version__)}
+    for name in ("torchvision", "pytorchvideo"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _count(config: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +226,8 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.path.exists("/proc/self/clear_refs"):
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        # Read-only in some containers: then the peak is that since the process began.
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
 
 

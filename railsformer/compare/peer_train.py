@@ -1,9 +1,10 @@
-"""Trains a 3D CNN of pytorchvideo from random weights on clips that railsformer dumped; runs in its own environment.
+"""Trains a 3D CNN of pytorchvideo on clips that railsformer dumped; runs in an environment of its own.
 
-It imports nothing of railsformer, and only what any torch 2.1 or later on Python 3.8 or later has. The only argument
-is the path of a request; clips are uint8 arrays (N, T, height, width, 3) beside it. It leaves `scores.npy`, one
-softmax row a test video, and `facts.json`; after an end it goes on with the epoch that was not finished. Stdin stays
-open: where it ends, whoever asked is gone, and so this process goes too.
+It imports nothing of railsformer, and only what any torch 2.1 or later on Python 3.8 or later has. The arguments are
+the path of a request and, for a start that is not random, that of a state dict; clips are uint8 arrays (N, T, height,
+width, 3) beside the request. It leaves `scores.npy`, one softmax row a test video, and `facts.json`; after an end it
+goes on with the epoch that was not finished. Stdin stays open: where it ends, whoever asked is gone, and so this
+process goes too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import runpy
 import sys
 import threading
@@ -21,10 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["main", "train_peer"]
+__all__ = ["load_weights", "main", "train_peer"]
 
 STATE_FILE = "peer_state.pt"
 _MEAN, _STD = 0.45, 0.225
+_OVERFLOW_WORDS = ("out of memory", "allocate memory")  # and not "illegal memory access"
+_WRAPPERS = ("model_state", "state_dict")  # under which checkpoints of the library keep their weights
 
 
 def main() -> int:
@@ -33,12 +37,15 @@ def main() -> int:
     path = Path(sys.argv[1])
     request = json.loads(path.read_text(encoding="utf-8"))
     try:
-        train_peer(request, path.parent)
+        train_peer(request, path.parent, weights=sys.argv[2] if len(sys.argv) > 2 else None)
     except ImportError as error:
         sys.stderr.write(f"railsformer: error: the peer's environment lacks a library: {error}\n")
         return 2
+    except (ValueError, OSError, pickle.UnpicklingError) as error:
+        sys.stderr.write(f"railsformer: error: {' '.join(str(error).split())}\n")
+        return 2
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OVERFLOW_WORDS):
             raise
         sys.stderr.write("railsformer: error: out of memory\n")
         return 2
@@ -50,21 +57,29 @@ def _go_with_the_asker() -> None:
     os._exit(143)
 
 
-def train_peer(request: dict[str, Any], folder: Path, *, build: Callable[[dict[str, Any]], Any] | None = None) -> None:
+def train_peer(
+    request: dict[str, Any],
+    folder: Path,
+    *,
+    weights: str | None = None,
+    build: Callable[[dict[str, Any]], Any] | None = None,
+) -> None:
     """Train as many epochs as the recipe, keep the best on validation, score the test clips.
 
     Args:
         request: `model` (the config of `peer_cost.build_peer`), `epochs`, `batch_size`, `learning_rate`,
-            `weight_decay`, `warmup` (steps, or a share of all), `seed`, `num_threads`, `num_draws`.
+            `weight_decay`, `warmup` (steps, or a share of all), `seed`, `num_threads`, `num_draws`; and where given
+            `label_smoothing` and `class_weights`.
         folder: With the clips; for the results.
+        weights: File that the network starts from; random weights if None.
         build: Makes the model and what it is called with; that of `peer_cost` if not given.
     """
     torch.set_num_threads(request["num_threads"])
     torch.manual_seed(request["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if build is None:
-        build = runpy.run_path(str(Path(__file__).with_name("peer_cost.py")))["build_peer"]
-    model, inputs = build(request["model"])
+    of_cost = runpy.run_path(str(Path(__file__).with_name("peer_cost.py")))
+    model, inputs = (build or of_cost["build_peer"])(request["model"])
+    left_out = load_weights(model, Path(weights)) if weights else []
     network = _Network(model.to(device), slow_and_fast=isinstance(inputs[0], list))
     training = _Training(network, request, folder, device)
     training.run()
@@ -74,9 +89,42 @@ def train_peer(request: dict[str, Any], folder: Path, *, build: Callable[[dict[s
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "validation": {"f1_macro": training.best},
         "device": str(device),
-        "torch": torch.__version__,
+        "left_out": left_out,
+        **of_cost["library_versions"](),
     }
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
+    """Start from a state dict of the same network; its head stays random where it is of other labels.
+
+    Args:
+        model: Takes the weights.
+        path: File that `torch.load` reads with weights_only.
+
+    Returns:
+        Names of the weights that were left out.
+
+    Raises:
+        ValueError: If anything but the head does not fit.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name in _WRAPPERS:
+        state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} must hold a state dict of create_slowfast, got {type(state).__name__}")
+    wanted = model.state_dict()
+    names = list(wanted)
+    head = {name for name in names if name.rsplit(".", 1)[0] == names[-1].rsplit(".", 1)[0]}  # the last layer
+    differing = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
+    foreign = [name for name in [*differing, *state.keys() - wanted.keys()] if name not in head]
+    if foreign:
+        raise ValueError(
+            f"{path} must be of pytorchvideo's create_slowfast, whose layers it does not have: {foreign[0]} and "
+            f"{len(foreign) - 1} more are missing, of another shape or unknown"
+        )
+    model.load_state_dict({name: value for name, value in state.items() if name not in differing}, strict=False)
+    return differing
 
 
 class _Network(torch.nn.Module):
@@ -99,6 +147,8 @@ class _Training:
 
     def __init__(self, network: _Network, request: dict[str, Any], folder: Path, device: torch.device) -> None:
         self.network, self.request, self.folder, self.device = network, request, folder, device
+        weights = request.get("class_weights")
+        self.class_weights = None if weights is None else torch.tensor(weights, device=device)
         self.best, self.best_weights, self.epoch = -1.0, network.state_dict(), 0
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=request["learning_rate"], weight_decay=request["weight_decay"]
@@ -143,11 +193,17 @@ class _Training:
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             logits = self.network(torch.from_numpy(clips[rows]).to(self.device))
-            loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]).to(self.device))
+            loss = self._loss(logits, torch.from_numpy(labels[rows]).to(self.device))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """That of railsformer: smoothed labels, and each clip by the weight of its label over the number of clips."""
+        smoothing = self.request.get("label_smoothing", 0.0)
+        losses = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        return (losses if self.class_weights is None else losses * self.class_weights[labels]).mean()
 
     @torch.no_grad()
     def scores(self, split: str) -> np.ndarray:

@@ -1,11 +1,15 @@
 """3D CNNs in an environment of their own, since their library needs torchvision, and we do not."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 from railsformer.compare import peer_cost
 
-__all__ = ["cost_command", "why_no_peer"]
+__all__ = ["PEER_FOLDER", "PEER_LIBRARIES", "cost_command", "why_no_library", "why_no_peer"]
+
+PEER_FOLDER = "peer"  # of a 3D CNN's training, beside its run
+PEER_LIBRARIES = ("torch", "torchvision", "pytorchvideo")
 
 
 def why_no_peer(peer_python: str | Path | None) -> str | None:
@@ -18,6 +22,21 @@ def why_no_peer(peer_python: str | Path | None) -> str | None:
     if not Path(peer_python).is_file():
         return f"--peer_python must be the Python of an environment with pytorchvideo, got {peer_python}: no such file"
     return None
+
+
+def why_no_library(peer_python: str | Path) -> str | None:
+    """Why its environment can build no 3D CNN; takes as long as importing torch there."""
+    if reason := why_no_peer(peer_python):
+        return reason
+    code = "import numpy, torch; from pytorchvideo.models import create_slowfast"
+    try:
+        done = subprocess.run([str(peer_python), "-I", "-c", code], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"--peer_python {peer_python} cannot be started ({error.strerror})"
+    if not done.returncode:
+        return None
+    last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+    return f"the environment of {peer_python} cannot build pytorchvideo's SlowFast ({last})"
 
 
 def cost_command(peer_python: str | Path | None) -> list[str]:

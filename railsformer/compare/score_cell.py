@@ -59,7 +59,8 @@ def _score(request: Mapping[str, Any]) -> None:
     for name, protocol in request["protocols"].items():
         folder = Path(request["output_dir"]) / name
         if not (folder / FACTS_FILE).is_file():
-            score_protocol(model, dataset, pixels, protocol, folder=folder, feeding=request["feeding"])
+            feeding, weights = request["feeding"], request.get("weights")
+            score_protocol(model, dataset, pixels, protocol, folder=folder, feeding=feeding, weights=weights)
 
 
 def score_protocol(
@@ -72,6 +73,7 @@ def score_protocol(
     feeding: Mapping[str, Any],
     label_names: Sequence[str] | None = None,
     split: str = "test",
+    weights: str | None = None,
 ) -> None:
     """Score a split and leave predictions.csv and facts.json.
 
@@ -84,6 +86,7 @@ def score_protocol(
         feeding: `batch_size`, `num_workers` and `progress` of `score_videos`.
         label_names: Of the model, in the order of its outputs; its config's if not given.
         split: To score.
+        weights: Hash of the model's, to be kept beside what it says.
 
     Raises:
         ValueError: If more than half of the videos cannot be read.
@@ -100,7 +103,7 @@ def score_protocol(
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / PREDICTIONS_FILE) as partial:
         write_predictions(partial, measured.predictions())
-    facts = {"seconds": time.monotonic() - began, "protocol": dict(protocol)}
+    facts = {"seconds": time.monotonic() - began, "protocol": dict(protocol), "weights": weights}
     with whole_file(folder / FACTS_FILE) as partial:  # last: a protocol that has it is done
         partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

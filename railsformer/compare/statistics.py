@@ -3,9 +3,10 @@
 The difference of two variants is the mean over seeds of one's accuracy minus that of the other's, on the same test
 videos. Its variance is the sum of two. That of the test videos comes from a paired bootstrap, by whole groups where
 there are at least 8 and by clips otherwise, of the difference averaged over seeds. That of training is s^2 / n of each
-variant's accuracies over its n seeds. p and the interval are those of Student's t, with the degrees of freedom of
-Welch and Satterthwaite. What differs from seed to seed on a video is in both, so p is rather too large than too small.
-With one seed the luck of training is not known, and not in p.
+variant's accuracies over its n seeds; of two that share their trainings (other views, frames in another order) it is
+that of the differences seed by seed, since a training moves both. p and the interval are those of Student's t, with
+the degrees of freedom of Welch and Satterthwaite. What differs from seed to seed on a video is in both, so p is rather
+too large than too small. With one seed the luck of training is not known, and not in p.
 """
 
 import itertools
@@ -67,7 +68,7 @@ def compare_pairs(
         runs: Variants that were measured on the same videos.
         groups: Recording or camera of each video, or None where unknown.
         pairs: Names to compare; all pairs if not given.
-        same_training: Whether a seed's runs are of the same weights, which takes the luck of training out.
+        same_training: Whether a seed's runs are of the same weights: then trainings are paired as test videos are.
 
     Returns:
         For each pair `a`, `b`, `difference` (a - b), `interval`, `p`, `p_holm`, `method` (groups or clips), `seeds`,
@@ -109,17 +110,24 @@ def paired_difference(
     resampled = sums[1:, 0] / sums[1:, 1]
     num_units = drawn.counts.shape[1]
     parts = [(float(resampled.var()) * num_units / max(1, num_units - 1), num_units - 1)]  # variance, its freedom
-    for runs in () if same_training else (a, b):
-        if len(runs) > 1:
-            parts.append(
-                (statistics.variance(float(right.mean()) for right in runs.values()) / len(runs), len(runs) - 1)
-            )
+    parts += _of_trainings(a, b, same_training=same_training)
     entry["difference"] = float(each.mean())
     entry |= _student(entry["difference"], parts if num_units >= MIN_SUPPORT else [], num_units=num_units)
     entry |= {"method": drawn.method, "same_training": same_training}
     entry["one_seed"] = any(run.is_drawn and len(run.right) == 1 for run in (one, other))
     entry["mcnemar"] = [{"seed": seed, **mcnemar_test(a[seed] == 1, b[seed] == 1)} for seed in shared]
     return entry
+
+
+def _of_trainings(
+    a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray], *, same_training: bool
+) -> list[tuple[float, int]]:
+    """Variances of the difference that come of training, each with its freedom; none where there is one seed."""
+    accuracies = [{seed: float(right.mean()) for seed, right in runs.items()} for runs in (a, b)]
+    drawn = [list(found.values()) for found in accuracies]
+    if same_training:
+        drawn = [[accuracies[0][seed] - accuracies[1][seed] for seed in a]]
+    return [(statistics.variance(values) / len(values), len(values) - 1) for values in drawn if len(values) > 1]
 
 
 def _student(difference: float, parts: Sequence[tuple[float, int]], *, num_units: int) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _peers(content: Mapping[str, Any]) -> str:
     """What the paper's 3D CNNs cost here, and what one of them tells where it was trained."""
     rows = [row for row in content["cost"]["rows"] if row.get("family") == "3d_cnn"]
     if not rows:
-        return "None was asked for."
+        return "Still to be measured." if content["cost"].get("num_waiting") else "None was asked for."
     divided = _of_scheme([row for row in content["cost"]["rows"] if row.get("family") == "base"], "divided")
     shown = [*rows, *([divided] if divided else [])]
     counted = [
@@ -116,7 +116,7 @@ def _peers(content: Mapping[str, Any]) -> str:
         return f"Not measured: {rows[0].get('not_measured') or 'no reason is known'}."
     trained = [row for row in content.get("accuracy", {}).get("rows", ()) if row["name"].startswith("3D CNN")]
     told = [
-        f"{row['name']} from scratch: accuracy {share(mean_of(row['accuracy']))}" for row in trained
+        f"{row['name']}: accuracy {share(mean_of(row['accuracy']))}" for row in trained
         if values_of(row.get("accuracy"))
     ]  # fmt: skip
     return f"{'; '.join(counted)}. {'; '.join(told) or 'Accuracy of one was not measured here'}."

@@ -21,6 +21,7 @@ from railsformer.evaluation.report_pages.tables import Section, Table
 __all__ = ["cost_sections", "curve_sentences", "marked_differences"]
 
 _PASSES = {"forward_seconds": "forward pass", "training_step_seconds": "training step"}
+_PEAKS = {"forward_seconds": "forward_peak_bytes", "training_step_seconds": "training_peak_bytes"}
 
 
 def cost_sections(cost: Mapping[str, Any], drawings: Sequence[Drawing]) -> list[Section]:
@@ -33,7 +34,7 @@ def cost_sections(cost: Mapping[str, Any], drawings: Sequence[Drawing]) -> list[
     rows = cost["rows"]
     line, of_curves = protocol_line(cost_protocol(cost)), curve_sentences(cost)
     of_rows = [sentence for sentence in cost.get("sentences", ()) if sentence not in of_curves]
-    found = [Section("cost", "What they cost", [line], (), [_counted(rows), *_measured(rows), *_missing(rows)])]
+    found = [Section("cost", "What they cost", [line], (), [_counted(rows), *_measured(rows), *_told_of(rows)])]
     if drawings:
         tables = [_limits(cost["curves"]["limits"])]
         found.append(Section("curves", "Where memory ends", [line, *_not_in_table(cost)], drawings, tables))
@@ -84,16 +85,17 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     timed = [row for row in rows if any(row.get(key) is not None or _overflow(row, key) for key in _PASSES)]
     if not timed:
         return
-    head = ["network", "forward pass", "training step", "peak memory"]
-    yield Table(
-        "Measured, one clip at a time; median of repeats",
-        head,
-        [[row["name"], *(_time(row, key) for key in _PASSES), gibibytes(row.get("peak_bytes"))] for row in timed],
-    )
+    head = ["network", "forward pass", "peak memory, forward", "training step", "peak memory, training"]
+    cells = [[row["name"], *(cell for key in _PASSES for cell in (_time(row, key), _peak(row, key)))] for row in timed]
+    yield Table("Measured, one clip at a time; median of repeats", head, cells)
 
 
 def _time(row: Mapping[str, Any], key: str) -> str:
     return "out of memory" if _overflow(row, key) else seconds(row.get(key))
+
+
+def _peak(row: Mapping[str, Any], key: str) -> str:
+    return "out of memory" if _overflow(row, key) else gibibytes(row.get(_PEAKS[key]))
 
 
 def _overflow(row: Mapping[str, Any], key: str) -> bool:
@@ -101,15 +103,17 @@ def _overflow(row: Mapping[str, Any], key: str) -> bool:
     return row.get(key) is None and f"{_PASSES[key]}: out of memory" in str(row.get("not_measured"))
 
 
-def _missing(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """Rows that say why something is missing; those of one reason share a line."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row.get("not_measured"):
-            reasons.setdefault(str(row["not_measured"]), []).append(row["name"])
-    if reasons:
-        cells = [["; ".join(names), reason] for reason, names in reasons.items()]
-        yield Table("Not measured, and why", ["network", "reason"], cells, words=True)
+def _told_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Why something is missing in a row, and what else one must know of it; what is said of several shares a line."""
+    captions = {"not_measured": ("Not measured, and why", "reason"), "note": ("Notes", "note")}
+    for key, (caption, noun) in captions.items():
+        told: dict[str, list[str]] = {}
+        for row in rows:
+            if row.get(key):
+                told.setdefault(str(row[key]), []).append(row["name"])
+        if told:
+            cells = [["; ".join(names), words] for words, names in told.items()]
+            yield Table(caption, ["network", noun], cells, words=True)
 
 
 def curve_sentences(cost: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,8 @@ _TITLES = {
     "comparisons_a_patch": "comparisons a patch",
     "forward_seconds": "forward pass",
     "training_step_seconds": "training step",
-    "peak_bytes": "peak memory",
+    "forward_peak_bytes": "peak memory, forward",
+    "training_peak_bytes": "peak memory, training",
 }
 
 
@@ -152,7 +153,8 @@ def figure(key: str, value: float | None) -> str:
         return f"{value / 1e6:.1f} M"
     if key in ("parameters", "comparisons_a_patch"):
         return whole(value)
-    known = {"macs_a_view": giga, "macs_all_views": tera, "peak_bytes": gibibytes}
+    known = {"macs_a_view": giga, "macs_all_views": tera}
+    known |= dict.fromkeys(("forward_peak_bytes", "training_peak_bytes"), gibibytes)
     return known.get(key, seconds)(value)
 
 

@@ -79,7 +79,9 @@ def told(value: Any) -> str:
 
 
 def hardware_words(hardware: Any) -> str:
-    """What it ran on: `AMD EPYC 9B14, 2 threads of 2 cores, 8 GiB`."""
+    """What it ran on: `AMD EPYC 9B14, 2 threads of 2 cores, 8 GiB`; of several machines, all."""
+    if isinstance(hardware, (list, tuple)):
+        return "; ".join(map(hardware_words, hardware))
     if not isinstance(hardware, Mapping):
         return told(hardware)
     rest = dict(hardware)
