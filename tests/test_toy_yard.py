@@ -190,6 +190,24 @@ def test_recordings_vary() -> None:
     assert {camera.mirrored for camera in cameras} == {True, False}
 
 
+def test_recordings_may_share_the_cameras_of_a_site() -> None:
+    recordings = [plan_recording(0, index=index, num_cameras=2)[1][0].scene for index in range(6)]
+    assert len({scene.camera for scene in recordings}) == 2
+    assert recordings[0].camera == recordings[2].camera
+    assert len({scene.look.track_x for scene in recordings}) == 2
+    assert len({scene.look.seed for scene in recordings}) == 6  # other days
+    assert len({scene.actors for scene in recordings}) == 6
+
+
+def test_shared_cameras_stand_in_the_table(tmp_path: Path) -> None:
+    rendered = render_toy_yard(tmp_path, num_recordings=3, num_cameras=2, idle_per_recording=0, progress=False)
+    with rendered.open(newline="", encoding="utf-8") as file:
+        cameras = [row["camera"] for row in csv.DictReader(file)]
+    assert cameras == ["camera_yard0_000"] * 6 + ["camera_yard0_001"] * 6 + ["camera_yard0_000"] * 6
+    with pytest.raises(ValueError, match="num_cameras must be at least 1, got 0"):
+        render_toy_yard(tmp_path / "none", num_recordings=1, num_cameras=0)
+
+
 def test_a_longer_scene_is_drawn_in_pieces_alike() -> None:
     # An hour is drawn chunk by chunk: what a picture shows must not depend on where drawing began.
     scene = plan_recording(0, index=0)[1][4].scene

@@ -30,6 +30,7 @@ LABELS = (*HAZARDS.values(), "Other")
 _COLUMNS = ("file_name", "label", "recording", "camera", "scene", "direction", "pair", "event_seconds", "fps")
 
 _LONGEST_SECONDS = 3600.0  # to draw a recording
+_OF_A_CAMERA = 1  # keeps the chance of shared cameras apart from that of recordings
 
 _SIZES_PX = ((128, 96), (144, 96), (144, 112), (160, 112), (160, 120), (176, 128), (192, 128), (192, 144))
 _RATES_FPS = (10, 12, 15, 20, 24, 25, 30)
@@ -59,6 +60,7 @@ def render_toy_yard(
     seed: int = 0,
     pairs_per_scene: int = 1,
     idle_per_recording: int = 2,
+    num_cameras: int | None = None,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -69,10 +71,11 @@ def render_toy_yard(
 
     Args:
         output_dir: Receives `videos/<recording>/<clip>.mp4`, `annotations.csv` and `truth.jsonl`.
-        num_recordings: Each has a camera and a look of its own.
+        num_recordings: Each has a camera and a look of its own, unless num_cameras is given.
         seed: Other seeds give other recordings.
         pairs_per_scene: Hazards of each kind in a recording, each with its twin.
         idle_per_recording: Clips of a recording in which nothing of note happens.
+        num_cameras: Fixed cameras, each with its look, that the recordings share in turn, as on one site.
         num_workers: Processes; None takes one a core.
         progress: Show a progress bar.
 
@@ -88,10 +91,13 @@ def render_toy_yard(
             "num_recordings must be at least 1 and the clips of a recording at least 0, got "
             f"{num_recordings}, {pairs_per_scene} and {idle_per_recording}"
         )
+    if num_cameras is not None and num_cameras < 1:
+        raise ValueError(f"num_cameras must be at least 1, got {num_cameras}; leave it out for one a recording")
     root = Path(output_dir)
     root.mkdir(parents=True, exist_ok=True)
+    common = [str(root), seed, pairs_per_scene, idle_per_recording, num_cameras]
     recordings = _render_recordings(
-        [[index, str(root), seed, pairs_per_scene, idle_per_recording] for index in range(num_recordings)],
+        [[index, *common] for index in range(num_recordings)],
         num_workers=num_workers or available_cores(),
         progress=progress,
     )
@@ -107,11 +113,14 @@ def render_toy_yard(
 
 
 def plan_recording(
-    seed: int, *, index: int, pairs_per_scene: int = 1, idle_per_recording: int = 2
+    seed: int, *, index: int, pairs_per_scene: int = 1, idle_per_recording: int = 2, num_cameras: int | None = None
 ) -> tuple[str, list[Clip]]:
     """Decide what a recording shows: its name and its clips, hazards directly followed by their twins."""
     rng = np.random.default_rng([seed, index])
     camera, look = _draw_camera(rng), _draw_look(rng)
+    if num_cameras is not None:  # the site stays; weather, light and machines change
+        of_camera = np.random.default_rng([seed, index % num_cameras, _OF_A_CAMERA])
+        camera, look = _draw_camera(of_camera), replace(look, track_x=_draw_look(of_camera).track_x)
     recording = f"yard{seed}_{index:03d}"
     clips: list[Clip] = []
     for scene_name, label in HAZARDS.items():
@@ -147,19 +156,24 @@ def _render_recordings(tasks: list[list[Any]], *, num_workers: int, progress: bo
     return rows
 
 
-def render_recording(task: tuple[int, str, int, int, int]) -> list[dict[str, object]]:
+def render_recording(task: tuple[int, str, int, int, int, int | None]) -> list[dict[str, object]]:
     """Render one recording into its folder: what a worker process does.
 
     Args:
-        task: Index, root, seed, pairs of a scene and idle clips of the recording.
+        task: Index, root, seed, pairs of a scene and idle clips of the recording, and the number of cameras.
 
     Returns:
         Its lines of `truth.jsonl`.
     """
-    index, root, seed, pairs_per_scene, idle_per_recording = task
+    index, root, seed, pairs_per_scene, idle_per_recording, num_cameras = task
     recording, clips = plan_recording(
-        seed, index=index, pairs_per_scene=pairs_per_scene, idle_per_recording=idle_per_recording
+        seed,
+        index=index,
+        pairs_per_scene=pairs_per_scene,
+        idle_per_recording=idle_per_recording,
+        num_cameras=num_cameras,
     )
+    camera_name = f"camera_{recording}" if num_cameras is None else f"camera_yard{seed}_{index % num_cameras:03d}"
     folder = Path(root, "videos", recording)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
@@ -177,7 +191,8 @@ def render_recording(task: tuple[int, str, int, int, int]) -> list[dict[str, obj
             frames = list(draw_frames(clip.scene, times_seconds=times + span / 2))
         file_name = f"videos/{recording}/{clip.name}.mp4"
         encode_video(Path(root, file_name), frames, fps=camera.fps, crf=clip.scene.look.crf)
-        rows.append(_describe(clip, file_name, recording, len(times), span / 2, boxes))
+        row = _describe(clip, file_name, recording, len(times), span / 2, boxes)
+        rows.append(row | {"camera": camera_name})
     return rows
 
 
