@@ -55,7 +55,7 @@ def compare_tankyard(options: argparse.Namespace, flags: list[str]) -> None:
     table = options.videos / "clips.csv"
     dataset = build(options.videos, table, options.output_dir / "dataset", "--group_by", "camera", *sides)
     what = ("--what", "accuracy", "probe", "--image_model", options.image_model)
-    compare(options, *what, "--dataset", dataset, "--config", RECIPES / "tankyard_comparison.yaml", *flags)
+    compare(options, *what, "--dataset", dataset, *flags)
 
 
 def compare_cost(options: argparse.Namespace, flags: list[str]) -> None:
