@@ -483,7 +483,7 @@ def test_one_line_of_progress_a_stage(yard, tmp_path, capfd):
     assert captured.out == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tankyard(tankyard, tmp_path):
     summary = build_dataset(
         tankyard,

@@ -181,8 +181,8 @@ def test_from_videos_to_a_report(tmp_path, yard_dataset):
 
 
 @pytest.mark.slow
-def test_a_validation_video_that_is_damaged_is_named(tmp_path, yard_dataset):
-    """Decoding happens in worker processes; the user still gets one line. One of training costs only itself."""
+def test_too_many_damaged_validation_videos_are_named(tmp_path, yard_dataset):
+    """Decoding happens in worker processes; the user still gets one line. A few cost only themselves."""
     import shutil
 
     dataset, run = tmp_path / "dataset", tmp_path / "run"
@@ -197,5 +197,6 @@ def test_a_validation_video_that_is_damaged_is_named(tmp_path, yard_dataset):
     lines = [line for line in done.stderr.splitlines() if line.startswith("railsformer: error: ")]
     assert len(lines) == 1
     assert victim.name in lines[0]
+    assert "1 of the 7 validation videos could not be read, more than max_lost_share 0.05" in lines[0]
     assert "cannot be decoded" in lines[0]
-    assert not run.exists()
+    assert not (run / "model.safetensors").exists()

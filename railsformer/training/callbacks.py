@@ -1,7 +1,8 @@
 """What the Trainer tells us while it runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -12,7 +13,10 @@ from transformers.trainer_callback import ProgressCallback
 from railsformer.data.clips import ClipDataset
 from railsformer.training.mixing import MixedClips
 
-__all__ = ["EarlyStopping", "EpochCallback", "ReadableProgress", "check_reporters", "evaluations_since_best"]
+__all__ = [
+    "EarlyStopping", "EpochCallback", "ReadableProgress", "check_reporters", "closing_bars",
+    "evaluations_since_best",
+]  # fmt: skip
 
 _PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-mlflow", "flyte": "flytekit"}
 
@@ -98,6 +102,17 @@ class EpochCallback(TrainerCallback):
         self.clips.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
+@contextmanager
+def closing_bars(callbacks: Iterable[TrainerCallback]) -> Iterator[None]:
+    """Close progress bars also where a run ends in an error, which then stands on a line of its own."""
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            if isinstance(callback, ReadableProgress):
+                callback.close()
+
+
 class ReadableProgress(ProgressCallback):
     """The stock bar, with the pace of training, and one short line an evaluation instead of printed dictionaries."""
 
@@ -135,3 +150,10 @@ class ReadableProgress(ProgressCallback):
                 f"{logs['eval_f1_macro']:.3f}, accuracy {logs['eval_accuracy']:.3f}, loss {logs['eval_loss']:.3f}"
                 f"{unread}"
             )
+
+    def close(self) -> None:
+        """Close what is open."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+        self.prediction_bar = self.training_bar = None

@@ -29,7 +29,13 @@ from railsformer.evaluation.processes import on_main_process
 from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 from railsformer.training.arguments import RunArguments, Settings
 from railsformer.training.bad_clips import KeptPlaces, LostClips
-from railsformer.training.callbacks import EarlyStopping, EpochCallback, ReadableProgress, check_reporters
+from railsformer.training.callbacks import (
+    EarlyStopping,
+    EpochCallback,
+    ReadableProgress,
+    check_reporters,
+    closing_bars,
+)
 from railsformer.training.figures import check_selection, score_figures, validation_figures
 from railsformer.training.frozen import fit_frozen_trunk
 from railsformer.training.guarded_trainer import GuardedTrainer
@@ -274,7 +280,7 @@ def _fit(trainer: GuardedTrainer, run_dir: Path) -> None:
 
     checkpoint = on_main_process(prepare)
     try:
-        with trainer.stop:
+        with trainer.stop, closing_bars(trainer.callback_handler.callbacks):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RunTerminatedError as error:
         if trainer.is_world_process_zero():
