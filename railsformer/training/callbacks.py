@@ -153,7 +153,7 @@ class ReadableProgress(ProgressCallback):
 
     def close(self) -> None:
         """Close what is open."""
-        for bar in (self.prediction_bar, self.training_bar):
-            if bar is not None:
+        for name in ("prediction_bar", "training_bar"):
+            if (bar := getattr(self, name)) is not None:
                 bar.close()
-        self.prediction_bar = self.training_bar = None
+            setattr(self, name, None)
