@@ -14,12 +14,11 @@ import pytest
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from railsformer.data.analysis.advice import LEVELS, advise
 from railsformer.data.analysis.companions import Companions
-from railsformer.data.analysis.figures import name_rows, png_bytes, settle_layout
+from railsformer.data.analysis.figures import name_rows
 from railsformer.data.analysis.measure import (
     ClipFacts,
     changed_share,
@@ -470,32 +469,6 @@ def test_each_fault_gets_its_advice():
     assert _codes(sound, audit={"left_out": [copy] * 14}) == {"copies_left_out"}
     assert _codes(sound, audit={"left_out": [copy] * 13}) == set()  # below one in ten
     assert _codes(sound, audit={"label_conflicts": [["x", "y"]]}) == {"copies_with_two_labels"}
-
-
-class _LastBitsDiffer(ConstrainedLayoutEngine):
-    """As the solver does from call to call, since it sorts by memory address."""
-
-    def __init__(self, shift: float):
-        super().__init__()
-        self.shift = shift
-
-    def execute(self, fig):
-        super().execute(fig)
-        for axes in fig.axes:
-            axes.set_position(axes.get_position().translated(self.shift, self.shift))
-
-
-def test_the_last_bits_of_a_layout_do_not_matter():
-    def drawn(shift):
-        figure = Figure(figsize=(4, 3), layout=_LastBitsDiffer(shift))
-        FigureCanvasAgg(figure)
-        figure.subplots(1, 2)[0].plot([0, 1], [1, 3])
-        settle_layout(figure)
-        png_bytes(figure)
-        return [axes.get_position().bounds for axes in figure.axes]
-
-    assert drawn(0.0) == drawn(1e-13)
-    assert drawn(0.0) != drawn(1e-3)
 
 
 def test_flicker_is_no_motion():
