@@ -227,8 +227,9 @@ def test_inputs_that_are_refused():
         _intervals(scores, references)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("cameras", "each"), [(8, 20), (20, 10)])
+@pytest.mark.parametrize(
+    ("cameras", "each"), [pytest.param(8, 20, marks=pytest.mark.slow), pytest.param(20, 10, marks=pytest.mark.long)]
+)
 def test_intervals_over_groups_hold_for_cameras_never_seen(yards, cameras, each):
     found = yards.coverage(cameras=cameras, each=each, spread=1.0, repeats=300, resamples=500)
     ours, clips = found["our_intervals"], found["clip_percentiles"]
@@ -240,7 +241,7 @@ def test_intervals_over_groups_hold_for_cameras_never_seen(yards, cameras, each)
     assert ours["calibration_error"][0] >= 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("cameras", "each", "spread"), [(4, 30, 1.0), (120, 1, 0.0)])
 def test_intervals_over_clips_hold_where_clips_are_independent(yards, cameras, each, spread):
     ours = yards.coverage(
