@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml
 demo: setup  ## the whole way on a rendered railway yard: build, fine-tune, evaluate, report
 	@$(BIN)/railsformer demo
 
-test: setup  ## every test but the long ones; at most 12 minutes on 2 cores
+test: setup  ## every test but the long ones; 12 minutes on 2 cores are aimed at, slow ones take 27
 	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-quick: setup  ## the tests for every commit; at most 3 minutes

@@ -3,32 +3,22 @@
 import json
 
 import pytest
-import torch
+from tiny_run import write_tiny_run
 
 from railsformer.cli import main
 from railsformer.data.clips import load_video_dataset
 from railsformer.data.toy_yard import render_toy_yard
-from railsformer.data.transforms import PixelSettings
 from railsformer.evaluation.operating_points_file import read_operating_points
-from railsformer.model.configuration_railsformer import RailsformerConfig
-from railsformer.model.modeling_railsformer import RailsformerForVideoClassification
 
 
 def _save_run(folder, dataset):
     """A model that was never trained, but says that it was on this dataset."""
-    names = dict(enumerate(load_video_dataset(dataset).labels))
-    torch.manual_seed(0)
-    config = RailsformerConfig(
-        image_size=32, patch_size=16, num_frames=2, frame_interval=15, hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=32, initializer_range=0.5, id2label=names,
-        label2id={name: index for index, name in names.items()}, negative_labels=["Other"],
-    )  # fmt: skip
-    RailsformerForVideoClassification(config).save_pretrained(folder)
-    PixelSettings(32, 32).save_pretrained(folder)
+    loaded = load_video_dataset(dataset)
+    write_tiny_run(folder, labels=loaded.labels, negative_labels=["Other"])
     facts = {"base": None, "base_license": None, "dataset": str(dataset), "split_kind": "by recording", "given": {}}
-    facts |= {"dataset_fingerprint": load_video_dataset(dataset).fingerprint, "labels": list(names.values())}
+    facts |= {"dataset_fingerprint": loaded.fingerprint, "labels": list(loaded.labels)}
     (folder / "run.json").write_text(json.dumps(facts))
-    return list(names.values())
+    return list(loaded.labels)
 
 
 @pytest.mark.slow
