@@ -76,6 +76,13 @@ class ModelArguments:
         },
     )
     position_embedding: str | None = field(default=None, metadata={"help": "space_time, space or none"})
+    time_table: Literal["zeros", "sinusoidal"] = field(
+        default="zeros",
+        metadata={
+            "help": "What a time table that the start lacks begins as: zeros, as in the paper, or sines and cosines "
+            "as large as the position table, from which tiny networks and short trainings learn order sooner"
+        },
+    )
     stochastic_depth_rate: float | None = field(
         default=None, metadata={"help": "Drop path of the last block; the checkpoint's, or 0"}
     )

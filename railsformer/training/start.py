@@ -1,9 +1,11 @@
 """What a run starts from: the model at the wanted clip size, its pixels, and which of its weights are trained."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import datasets
+import torch
 
 from railsformer.data.clips import ClipDataset, VideoDataset, collate_training_clips
 from railsformer.data.sampling import ClipSampling
@@ -24,6 +26,7 @@ __all__ = [
     "choose_loss",
     "choose_pixels",
     "choose_trainable",
+    "fill_time_table",
     "groups_of",
 ]
 
@@ -68,6 +71,8 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
         sized = {name: getattr(arguments, name) for name in sizes}
         model = cls(RailsformerConfig(**sized, **shape, **labels))
+    if arguments.time_table == "sinusoidal":
+        fill_time_table(model)
     negatives = arguments.negative_labels or [name for name in dataset.labels if name == "Other"]
     unknown = set(negatives) - set(dataset.labels)
     if unknown:
@@ -83,6 +88,35 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
         for layer in model.timesformer.encoder.layer:
             layer.set_drop_path(config)
     return model
+
+
+@torch.no_grad()
+def fill_time_table(model: RailsformerForVideoClassification) -> bool:
+    """Give a learned time table of zeros sines and cosines over the clip, as large as the position table's rows.
+
+    From zeros the table has to grow before attention can tell frames apart, and at a learning rate of 1e-3 that takes
+    a tiny network most of its training. Frequencies go from half a wave over the clip to one frame up, one frame down;
+    each column's mean over time is taken off, so that on average a clip's patches stay what the start makes of them.
+
+    Args:
+        model: Changed in place; a table that holds something, is left out or has one frame stays as it is.
+
+    Returns:
+        Whether the table was filled.
+    """
+    embeddings = model.timesformer.embeddings
+    table = dict(embeddings.named_parameters(recurse=False)).get("time_embeddings")
+    if table is None or table.shape[1] == 1 or table.any():
+        return False
+    num_frames, width = table.shape[1:]
+    frequency = (num_frames / 2) ** torch.linspace(0, 1, (width + 1) // 2)
+    angle = torch.arange(num_frames)[:, None] / num_frames * math.pi * frequency
+    waves = torch.cat((angle.sin(), angle.cos()), dim=1)[:, :width]
+    waves -= waves.mean(dim=0)
+    rows = embeddings.position_embeddings[0, 1:].float()
+    size = rows.square().mean().sqrt() if rows.any() else torch.tensor(float(model.config.initializer_range))
+    table.copy_(waves * (size / waves.square().mean().sqrt()))
+    return True
 
 
 def choose_pixels(arguments: ModelArguments, data: DataArguments, config: RailsformerConfig) -> PixelSettings:

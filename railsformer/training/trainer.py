@@ -404,6 +404,7 @@ def _identity(
         "labels": list(dataset.labels),
         "image_size": list(config.image_height_width),
         **{name: getattr(config, name) for name in SAME_SHAPE},
+        "time_table": settings.model.time_table,
         "dataset_fingerprint": dataset.fingerprint,
         "train_clips": len(dataset.split("train")),
         **{name: getattr(data, name) for name in SAME_DATA},
