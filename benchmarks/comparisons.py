@@ -6,9 +6,10 @@
 
 `toy` renders one site of the toy yard (one camera, 64 recordings of other days, weather and machines), builds a
 dataset split by recording, and trains the five schemes and the three position embeddings with three seeds each; then
-it plays the test clips shuffled, reversed and as one picture. `tankyard` does the schemes on real railway CCTV, tested
-on a camera that training never saw. `cost` needs no data. Each leaves DIR/compare/compare.md, .html, .json, figures.
-Further flags go to `railsformer compare` as they are, such as --seeds 0.
+it tests divided attention with more clips and crops, and plays the test clips shuffled, reversed and as one picture.
+`tankyard` does the schemes on real railway CCTV, tested on a camera that training never saw. `cost` needs no data.
+Each leaves DIR/compare/compare.md, .html, .json and figures. Further flags go to `railsformer compare` as they are,
+such as --seeds 0.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def compare_toy(options: argparse.Namespace, flags: list[str]) -> None:
         render_toy_yard(yard, num_recordings=64, seed=2, pairs_per_scene=4, idle_per_recording=2, num_cameras=1)
     split = ("--group_by", "recording", "--splits", "0.65", "0.1", "0.25")
     dataset = build(yard, yard / "annotations.csv", options.output_dir / "dataset", *split)
-    what = ("--what", "accuracy", "positions", "probe", "--model", DEMO_TRUNK)
+    what = ("--what", "accuracy", "positions", "views", "probe", "--model", DEMO_TRUNK)
     compare(options, *what, "--dataset", dataset, "--config", RECIPES / "toy_comparison.yaml", *flags)
 
 
@@ -55,7 +56,7 @@ def compare_tankyard(options: argparse.Namespace, flags: list[str]) -> None:
     table = options.videos / "clips.csv"
     dataset = build(options.videos, table, options.output_dir / "dataset", "--group_by", "camera", *sides)
     what = ("--what", "accuracy", "probe", "--image_model", options.image_model)
-    compare(options, *what, "--dataset", dataset, *flags)
+    compare(options, *what, "--dataset", dataset, "--config", RECIPES / "tankyard_comparison.yaml", *flags)
 
 
 def compare_cost(options: argparse.Namespace, flags: list[str]) -> None:
