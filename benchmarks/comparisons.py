@@ -43,7 +43,7 @@ def compare_toy(options: argparse.Namespace, flags: list[str]) -> None:
     if not (yard / "annotations.csv").is_file():
         render_toy_yard(yard, num_recordings=64, seed=2, pairs_per_scene=4, idle_per_recording=2, num_cameras=1)
     split = ("--group_by", "recording", "--splits", "0.65", "0.1", "0.25")
-    dataset = build(yard, yard / "annotations.csv", options.output_dir / "dataset", *split)
+    dataset = build(yard, yard / "annotations.csv", options.output_dir / "toy_yard", *split)
     what = ("--what", "accuracy", "positions", "views", "probe", "--model", DEMO_TRUNK)
     compare(options, *what, "--dataset", dataset, "--config", RECIPES / "toy_comparison.yaml", *flags)
 
@@ -54,7 +54,7 @@ def compare_tankyard(options: argparse.Namespace, flags: list[str]) -> None:
         sys.exit("comparisons: tankyard needs --videos (with clips.csv) and --image_model (DINOv2-small)")
     sides = ("--test_groups", TEST_CAMERA, "--validation_groups", VALIDATION_CAMERA)
     table = options.videos / "clips.csv"
-    dataset = build(options.videos, table, options.output_dir / "dataset", "--group_by", "camera", *sides)
+    dataset = build(options.videos, table, options.output_dir / "tankyard", "--group_by", "camera", *sides)
     what = ("--what", "accuracy", "probe", "--image_model", options.image_model)
     compare(options, *what, "--dataset", dataset, "--config", RECIPES / "tankyard_comparison.yaml", *flags)
 

@@ -71,6 +71,13 @@ def _add_training(compare: argparse.ArgumentParser) -> None:
         "--schemes", nargs="+", metavar="SCHEME", help="default: all five; for positions and views alone, divided"
     )
     training.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="trainings at a time, each with its share of cores and memory: tiny networks do not fill many cores "
+        "(default: 1)",
+    )
+    training.add_argument(
         "--views",
         nargs="+",
         type=_view,
@@ -131,6 +138,7 @@ def run_compare(parsed: argparse.Namespace) -> str:
         memory_gib=parsed.memory_gib,
         num_threads=parsed.num_threads,
         retry=parsed.retry,
+        jobs=parsed.jobs,
         quick=parsed.quick,
         **chosen,
     )

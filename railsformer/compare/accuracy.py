@@ -43,6 +43,7 @@ def compare_accuracy(
     probe: bool = True,
     memory_gib: float | None = None,
     retry: bool = False,
+    jobs: int = 1,
     progress: bool = False,
     on_cell: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def compare_accuracy(
         probe: Whether every scheme's test clips are also played shuffled, reversed and as one picture.
         memory_gib: Most memory of a cell's process; None is nine tenths of what is free, and no limit beside a GPU.
         retry: Try cells that failed again.
-        progress: Pass on what the cells print.
+        jobs: Trainings at a time, each with its share of cores and memory.
+        progress: Pass on what the cells print; of several at a time, count them.
         on_cell: Given the sections `accuracy` and `positions` so far after each training.
 
     Returns:
@@ -92,7 +94,7 @@ def compare_accuracy(
     variants = plan_variants(wanted, recipe, chosen, peer=peer)
     cells_dir.mkdir(parents=True, exist_ok=True)
     with locked(cells_dir) as lock, terminating():
-        runner = CellRunner(cells_dir, loaded, lock, memory_gib=memory_gib, retry=retry, progress=progress)
+        runner = CellRunner(cells_dir, loaded, lock, memory_gib=memory_gib, retry=retry, progress=progress, jobs=jobs)
         missing = why_without(wanted, chosen, peer)
         comparison = _Comparison(wanted, variants, missing, runner, chosen, recipe_name=Path(config).name)
         comparison.train(on_cell)
@@ -117,10 +119,13 @@ class _Comparison:
         cells = {cell.name: cell for seed in self.plan.seeds for cell in self._cells_of(seed)}
         for name, cell in cells.items():  # all are checked before the first is trained
             self.settings[name] = self.runner.claim(cell)
-        for name, cell in cells.items():
-            self.results[name] = self.runner.train(cell, self.settings[name])
+
+        def grow(name: str, result: dict[str, Any]) -> None:
+            self.results[name] = result
             if on_cell is not None:
                 on_cell(self.trained_sections())
+
+        self.runner.train_all({name: (cell, self.settings[name]) for name, cell in cells.items()}, grow)
 
     def _cells_of(self, seed: int) -> list[Cell]:
         return [Cell(variant, seed) for variant in self.variants.values() if seed in self._seeds_of(variant)]

@@ -5,8 +5,10 @@ import itertools
 import json
 import re
 import shutil
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -14,6 +16,7 @@ from typing import IO, Any, Literal
 import numpy as np
 import torch
 import yaml
+from tqdm.auto import tqdm
 
 from railsformer.compare.machine import library_versions, machine_facts, memory_limit
 from railsformer.compare.peer_train import STATE_FILE as PEER_STATE_FILE
@@ -23,6 +26,7 @@ from railsformer.compare.score_cell import PREDICTIONS_FILE
 from railsformer.compare.starts import weights_hash
 from railsformer.data.clips import VideoDataset
 from railsformer.data.files import whole_file
+from railsformer.data.probe import available_cores
 from railsformer.evaluation.report_pages.predictions import Predictions, read_predictions
 from railsformer.training.arguments import Settings, parse_settings
 from railsformer.training.figures import validation_figures
@@ -103,15 +107,18 @@ def figures_of(predictions: Predictions) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class CellRunner:
-    """Runs cells one at a time below a folder.
+    """Runs cells below a folder.
 
     Attributes:
         folder: OUTPUT/cells.
         dataset: Trained and tested on.
         lock: What `locked` gave.
-        memory_gib: Most memory of a cell's process; None is nine tenths of what is free, and no limit beside a GPU.
+        memory_gib: Most memory of a cell's process; None is its share of nine tenths of what is free, and no limit
+            beside a GPU.
         retry: Whether cells that failed are tried again.
-        progress: Pass on what the cells print.
+        progress: Pass on what the cells print; of several at a time, count them.
+        jobs: Trainings at a time; of several, each takes its share of cores where the recipe does not say.
+        stop: Set when those that run beside each other shall end.
     """
 
     folder: Path
@@ -120,6 +127,8 @@ class CellRunner:
     memory_gib: float | None = None
     retry: bool = False
     progress: bool = False
+    jobs: int = 1
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def claim(self, cell: Cell) -> Settings:
         """Leave the cell's recipe in its folder, and read it; refuses a cell that was begun with another.
@@ -152,6 +161,31 @@ class CellRunner:
                 with whole_file(place / name) as partial:
                     partial.write_text(text, encoding="utf-8")
         return parse_settings(self._flags(cell))
+
+    def train_all(
+        self, cells: Mapping[str, tuple[Cell, Settings]], on_result: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        """Train cells, `jobs` at a time.
+
+        Args:
+            cells: By name, in the order in which they begin.
+            on_result: Given the name and what `train` returns as each ends, in this thread.
+        """
+        if self.jobs == 1:
+            for name, (cell, settings) in cells.items():
+                on_result(name, self.train(cell, settings))
+            return
+        bar = tqdm(total=len(cells), desc="comparing", unit="training", disable=not self.progress)
+        with ThreadPoolExecutor(self.jobs) as pool, bar:
+            waiting = {pool.submit(self.train, *cell): name for name, cell in cells.items()}
+            try:
+                for future in as_completed(waiting):
+                    on_result(waiting[future], future.result())
+                    bar.update()
+            except BaseException:  # no signal reaches the threads
+                self.stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def train(self, cell: Cell, settings: Settings) -> dict[str, Any]:
         """Train and test a cell, or read what it reached before.
@@ -249,10 +283,12 @@ class CellRunner:
         return None if found["state"] == "failed" and self.retry else found
 
     def _flags(self, cell: Cell) -> list[str]:
-        place = self.place("accuracy", cell)
+        place, threads = self.place("accuracy", cell), max(1, available_cores() // self.jobs)
+        shares = self.jobs > 1 and not cell.variant.recipe.get("num_threads")
         return [
             *("--config", str(place / RECIPE_FILE), "--dataset", self.dataset.name),
             *("--output_dir", str(place / "run"), "--seed", str(cell.seed)),
+            *(("--num_threads", str(threads)) if shares else ()),
         ]
 
     def _trained(self, cell: Cell, settings: Settings) -> str | None:
@@ -304,7 +340,11 @@ class CellRunner:
 
     def _process(self, *, on_gpu: bool) -> dict[str, Any]:
         limit = memory_limit(self.memory_gib, on_gpu=on_gpu)
-        return {"lock": self.lock, "progress": self.progress, "limit_bytes": limit}
+        if self.jobs == 1:
+            return {"lock": self.lock, "progress": self.progress, "limit_bytes": limit}
+        if limit is not None and self.memory_gib is None and not on_gpu:
+            limit //= self.jobs
+        return {"lock": self.lock, "limit_bytes": limit, "stop": self.stop}
 
 
 def right_of(predictions: Predictions) -> np.ndarray:

@@ -46,6 +46,7 @@ class ComparisonSettings:
         memory_gib: Most memory of a cell; None is nine tenths of what is free, and beside a GPU no limit of trainings.
         num_threads: Of the cells of `cost`.
         retry: Try cells that failed again.
+        jobs: Trainings at a time, each with its share of cores and memory.
         quick: Let `cost` measure tiny networks, to see that it runs.
 
     Raises:
@@ -67,6 +68,7 @@ class ComparisonSettings:
     memory_gib: float | None = None
     num_threads: int | None = None
     retry: bool = False
+    jobs: int = 1
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class ComparisonSettings:
             raise ValueError(f"--what {self.trained[0]} trains networks and needs --dataset; give it, or --what cost")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise ValueError(f"--memory_gib must be positive, got {self.memory_gib}; leave it out for what is free")
+        if self.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -169,5 +173,6 @@ def _trained_parts(
         on_cell=grow,
         memory_gib=settings.memory_gib,
         retry=settings.retry,
+        jobs=settings.jobs,
         progress=progress,
     )

@@ -189,8 +189,8 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     low, high = pair["interval"]
     numbers = f"{100 * abs(difference):.1f} points of accuracy"
     bounds = (low, high) if difference >= 0 else (-high, -low)
-    interval = f"95 % interval {100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"
-    p = f"p {_number(pair['p'])}; after Holm's correction {_number(pair['p_holm'])}"
+    interval = f"95 % interval {100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}".replace("-", "−")
+    p = f"p {_number(pair['p'])}, {_number(pair['p_holm']).removeprefix('= ')} after Holm's correction"
     if pair["p_holm"] >= ALPHA:
         return f"{a} and {b} are not distinguishable here ({numbers} apart, {interval}; {p})."
     better, worse = (a, b) if difference > 0 else (b, a)

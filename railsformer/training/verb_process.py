@@ -21,29 +21,45 @@ __all__ = ["locked", "resume_flags", "run_module", "run_verb", "terminating"]
 
 LOCK_FILE = ".lock"
 _SECONDS_TO_SAVE = 120.0
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run_verb(
-    *arguments: str, log: Path, lock: IO[str], progress: bool = False, limit_bytes: int | None = None
-) -> str | None:
+def run_verb(*arguments: str, log: Path, lock: IO[str], **options: Any) -> str | None:
     """Run a verb of ours in a process; None, or why it failed.
 
     Args:
         *arguments: The verb and its flags.
         log: What it prints is added to this file.
         lock: What `locked` gave; it goes along.
-        progress: Pass on what it prints.
-        limit_bytes: Memory that it may take, on Linux; None leaves it alone.
+        **options: As of `run_module`.
     """
-    return run_module("railsformer.cli", *arguments, log=log, lock=lock, progress=progress, limit_bytes=limit_bytes)
+    return run_module("railsformer.cli", *arguments, log=log, lock=lock, **options)
 
 
 def run_module(
-    module: str, *arguments: str, log: Path, lock: IO[str], progress: bool = False, limit_bytes: int | None = None
+    module: str,
+    *arguments: str,
+    log: Path,
+    lock: IO[str],
+    progress: bool = False,
+    limit_bytes: int | None = None,
+    stop: threading.Event | None = None,
 ) -> str | None:
     """As `run_verb`, of any module that prints its errors as our command line does.
 
     After Ctrl-C or SIGTERM the process is told to end, and has two minutes to save.
+
+    Args:
+        module: To run.
+        *arguments: Its flags.
+        log: What it prints is added to this file.
+        lock: What `locked` gave; it goes along.
+        progress: Pass on what it prints.
+        limit_bytes: Memory that it may take, on Linux; None leaves it alone.
+        stop: Set where the main thread was told to end, and this one, which no signal reaches, waits.
+
+    Raises:
+        InterruptedError: If `stop` was set before the process ended.
     """
     command = [sys.executable, "-m", module, *arguments]
     options: dict[str, Any] = {} if sys.platform == "win32" else {"pass_fds": (lock.fileno(),)}
@@ -56,8 +72,8 @@ def run_module(
         reader = threading.Thread(target=_pass_on, args=(process.stdout, file, progress))
         reader.start()
         try:
-            process.wait()
-        except BaseException:  # Ctrl-C or SIGTERM: let it save, then go
+            _wait(process, stop)
+        except BaseException:  # Ctrl-C, SIGTERM or stop: let it save, then go
             process.terminate()
             try:
                 process.wait(_SECONDS_TO_SAVE)
@@ -67,6 +83,15 @@ def run_module(
         finally:
             reader.join(timeout=10)
     return _failure(process.returncode, log, begins) if process.returncode else None
+
+
+def _wait(process: "subprocess.Popen[bytes]", stop: threading.Event | None) -> None:
+    """Until it has ended."""
+    while stop is None or not stop.is_set():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(None if stop is None else _SECONDS_BETWEEN_LOOKS)
+            return
+    raise InterruptedError
 
 
 def _limit(pid: int, limit_bytes: int) -> None:
