@@ -44,7 +44,7 @@ def compare_toy(options: argparse.Namespace, flags: list[str]) -> None:
         render_toy_yard(yard, num_recordings=64, seed=2, pairs_per_scene=4, idle_per_recording=2, num_cameras=1)
     split = ("--group_by", "recording", "--splits", "0.65", "0.1", "0.25")
     dataset = build(yard, yard / "annotations.csv", options.output_dir / "toy_yard", *split)
-    what = ("--what", "accuracy", "positions", "views", "probe", "--model", DEMO_TRUNK)
+    what = ("--what", "accuracy", "positions", "views", "probe", "--views", "1x1", "5x1", "1x3", "--model", DEMO_TRUNK)
     compare(options, *what, "--dataset", dataset, "--config", RECIPES / "toy_comparison.yaml", *flags)
 
 
