@@ -74,8 +74,8 @@ def _add_training(compare: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         default=1,
-        help="trainings at a time, each with its share of cores and memory: tiny networks do not fill many cores "
-        "(default: 1)",
+        help="trainings at a time, each with its share of cores and of free memory (--memory_gib is each one's): tiny "
+        "networks do not fill many cores (default: 1)",
     )
     training.add_argument(
         "--views",

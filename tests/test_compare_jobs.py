@@ -1,5 +1,7 @@
 """Trainings side by side: their shares, and how they end together."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +30,11 @@ class SideBySide(Processes):
 
     def __init__(self, dataset):
         super().__init__(dataset)
-        self.both, self.told = threading.Barrier(2), []
+        self.both, self.told, self.environments = threading.Barrier(2), [], []
+
+    def verb(self, *flags, environment, **options):
+        self.environments.append(environment)
+        return super().verb(*flags, **options)
 
     def train(self, flags):
         self.told.append(flags)
@@ -49,7 +55,8 @@ def _train_all(runner, variants, on_result=lambda name, result: None):
 
 
 def test_two_train_at_a_time_each_with_its_share(tmp_path, side_by_side, monkeypatch):
-    monkeypatch.setattr(cells, "memory_limit", lambda memory_gib, *, on_gpu: 1000)
+    free = iter([1000, 1000, *[10] * 99])  # once trainings have begun, much of it is theirs
+    monkeypatch.setattr(cells, "memory_limit", lambda memory_gib, *, on_gpu: next(free))
     unsaid = {key: value for key, value in RECIPE.items() if key != "num_threads"}
     variants = [Variant(f"network {index}", unsaid) for index in range(4)]
     runner, results = CellRunner(tmp_path, side_by_side.dataset, lock=None, jobs=2), {}
@@ -59,6 +66,8 @@ def test_two_train_at_a_time_each_with_its_share(tmp_path, side_by_side, monkeyp
     share = str(max(1, available_cores() // 2))
     assert all(flags[flags.index("--num_threads") + 1] == share for flags in side_by_side.told)
     assert set(side_by_side.limits) == {500}
+    assert {environment["OMP_NUM_THREADS"] for environment in side_by_side.environments} == {share}
+    assert {result["jobs"] for result in results.values()} == {2}
 
 
 def test_threads_of_the_recipe_hold(tmp_path, side_by_side):
@@ -69,11 +78,13 @@ def test_threads_of_the_recipe_hold(tmp_path, side_by_side):
 
 def test_what_ends_the_comparison_ends_what_runs_beside(tmp_path, yard_dataset, monkeypatch):
     runner = CellRunner(tmp_path, load_video_dataset(yard_dataset), lock=None, jobs=2)
-    stopped = []
+    begun, stopped = threading.Event(), []
 
     def verb(*flags, stop, **_):
-        if "one-seed0" in flags[-3]:
+        if any("network_0-seed0" in flag for flag in flags):
+            assert begun.wait(_PATIENCE_SECONDS)
             return "it failed"
+        begun.set()
         stopped.append(stop.wait(_PATIENCE_SECONDS))
         raise InterruptedError
 
@@ -81,10 +92,37 @@ def test_what_ends_the_comparison_ends_what_runs_beside(tmp_path, yard_dataset, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cells, "run_verb", verb)
+    variants = [Variant(f"network_{index}", RECIPE) for index in range(6)]
     with pytest.raises(KeyboardInterrupt):
-        _train_all(runner, [Variant(name, RECIPE) for name in ("one", "other", "third")], refuse)
-    assert stopped == [True] * len(stopped)
-    assert not list(tmp_path.glob("accuracy/*/run"))
+        _train_all(runner, variants, refuse)
+    assert stopped
+    assert all(stopped)
+    assert not (tmp_path / "accuracy" / "network_5-seed0" / "trained.json").exists()  # was never begun
+
+
+def test_views_and_orders_are_scored_alone_with_all_that_is_free(tmp_path, side_by_side, monkeypatch):
+    monkeypatch.setattr(cells, "memory_limit", lambda memory_gib, *, on_gpu: 1000)
+    asked = []
+
+    def module(*flags, **options):
+        asked.append(options)
+        return side_by_side.module(*flags, **options)
+
+    monkeypatch.setattr(cells, "run_module", module)
+    runner = CellRunner(tmp_path, side_by_side.dataset, lock=None, jobs=2)
+    variants = [Variant(name, {"from_scratch": True, "use_cpu": True}) for name in ("one", "other")]
+    _train_all(runner, variants)
+    cell = Cell(variants[0], 0)
+    assert runner.score("probe", cell, runner.claim(cell), {"other": {}}) is None
+    assert asked == [{"lock": None, "progress": False, "limit_bytes": 1000, "log": asked[0]["log"]}]
+    request = json.loads((runner.place("probe", cell) / "request.json").read_text())
+    assert request["num_threads"] is None
+
+
+def test_fewer_than_one_at_a_time_is_refused(tmp_path, yard_dataset):
+    with pytest.raises(ValueError, match=r"^--jobs must be at least 1, got 0$"):
+        _compare(tmp_path / "no.yaml", yard_dataset, tmp_path / "out", jobs=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_process_is_told_to_end_where_no_signal_reaches(tmp_path):
@@ -104,7 +142,11 @@ def test_a_process_is_told_to_end_where_no_signal_reaches(tmp_path):
 
 
 def _servers():
-    return [child for child in psutil.Process().children() if "http.server" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # ended in between
+            found += [child] if "http.server" in child.cmdline() else []
+    return found
 
 
 @pytest.mark.long

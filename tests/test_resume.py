@@ -117,6 +117,7 @@ def test_a_folder_that_is_no_run_is_not_resumed(yard_dataset, tmp_path):
         (["--frame_interval", "7"], r"its frame_interval is 15, this run's is 7"),
         (["--light", "0.5"], r"its light is 0.0, this run's is 0.5"),
         (["--optim", "sgd"], r"its optim is 'adamw_torch_fused', this run's is 'sgd'"),
+        (["--time_table", "sinusoidal"], r"its time_table is 'zeros', this run's is 'sinusoidal'"),
         (["--learning_rate", "0.1"], r"its learning_rate is 0.001, this run's is 0.1"),
     ],
 )
@@ -134,6 +135,13 @@ def test_other_labels_or_data_are_refused_by_name(stopped):
         refuse_another_run(checkpoint, {**identity, "labels": ["Walker"]})
     with pytest.raises(ValueError, match=r"its dataset_fingerprint is .* this run's is 'other'"):
         refuse_another_run(checkpoint, {**identity, "dataset_fingerprint": "other"})
+    record = checkpoint / "railsformer_run.json"
+    record.write_text(json.dumps({"identity": {**identity, "time_table": "zeros"}, "progress": {}}))
+    of_before = json.loads(record.read_text())
+    del of_before["identity"]["time_table"]  # as versions that knew no other left it
+    record.write_text(json.dumps(of_before))
+    with pytest.raises(ValueError, match=r"its time_table is 'zeros', this run's is 'sinusoidal'"):
+        refuse_another_run(checkpoint, {**identity, "time_table": "sinusoidal"})
     (checkpoint / "railsformer_run.json").unlink()  # a checkpoint of the stock Trainer tells labels and scheme
     with pytest.raises(ValueError, match=r"its attention_type is 'divided_space_time', this run's is 'axial'"):
         refuse_another_run(checkpoint, {**identity, "attention_type": "axial"})

@@ -83,6 +83,8 @@ def compare_accuracy(
         ValueError: If an argument is out of range, the recipe or the start would favour a scheme, or a cell was begun
             with other settings.
     """
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("compare starts a process for each cell; call it by itself, not under a launcher")
     lists = (tuple(schemes), tuple(positions), tuple(views), tuple(other_models), tuple(seeds))
@@ -315,6 +317,9 @@ def _notes_of(variant: Variant, finished: Mapping[int, Mapping[str, Any]]) -> li
         found = [one.get("versions", {}) for one in finished.values()]
         names = {f"{name} {one[name]}" for one in found for name in PEER_LIBRARIES if name in one}
         told.append(f"trained with {', '.join(sorted(names)) or 'the torch'} of its own environment")
+    beside = [one["jobs"] for one in finished.values() if one.get("jobs", 1) > 1]
+    if beside:
+        told.append(f"up to {max(beside)} trainings ran at a time, and so its time is longer than alone")
     lost = [f"{seed}" for seed, one in finished.items() if one.get("seconds_lost")]
     if lost:
         told.append(f"the time of seed {', '.join(lost)} is without what was lost when its training was killed")

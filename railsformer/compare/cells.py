@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -45,7 +45,7 @@ _OVERFLOWS = (
     "out of memory", "allocate memory", "MemoryError", "std::bad_alloc", "by signal 9 ", "ended with code -9",
     "killed by signal: Killed", "can't start new thread", "failed to map segment",
 )  # fmt: skip
-_OF_TRAINING: tuple[str, ...] = ("resumed", "seconds_lost", "hardware", "versions")
+_OF_TRAINING: tuple[str, ...] = ("resumed", "seconds_lost", "jobs", "hardware", "versions")
 # SIGTERM and Ctrl-C, as a shell reports them and as the system does.
 _INTERRUPTED = re.compile(r"the process ended (with code (143|130)|by signal (15|2)) ")
 
@@ -106,6 +106,14 @@ def figures_of(predictions: Predictions) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class _Beside:
+    """What trainings that run at the same time have in common: when to end, and how much each may take."""
+
+    limits: Mapping[bool, int | None]  # on a GPU or not: bytes of a process
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
 class CellRunner:
     """Runs cells below a folder.
 
@@ -118,7 +126,7 @@ class CellRunner:
         retry: Whether cells that failed are tried again.
         progress: Pass on what the cells print; of several at a time, count them.
         jobs: Trainings at a time; of several, each takes its share of cores where the recipe does not say.
-        stop: Set when those that run beside each other shall end.
+        beside: Of a runner whose trainings run beside each other.
     """
 
     folder: Path
@@ -128,7 +136,7 @@ class CellRunner:
     retry: bool = False
     progress: bool = False
     jobs: int = 1
-    stop: threading.Event = field(default_factory=threading.Event)
+    beside: _Beside | None = None
 
     def claim(self, cell: Cell) -> Settings:
         """Leave the cell's recipe in its folder, and read it; refuses a cell that was begun with another.
@@ -175,16 +183,19 @@ class CellRunner:
             for name, (cell, settings) in cells.items():
                 on_result(name, self.train(cell, settings))
             return
+        shares = {on_gpu: self._share(on_gpu=on_gpu) for on_gpu in (False, True)}  # now, while nothing runs
+        beside = _Beside(shares)
+        runner = replace(self, beside=beside)
         bar = tqdm(total=len(cells), desc="comparing", unit="training", disable=not self.progress)
         with ThreadPoolExecutor(self.jobs) as pool, bar:
-            waiting = {pool.submit(self.train, *cell): name for name, cell in cells.items()}
             try:
+                waiting = {pool.submit(runner.train, *cell): name for name, cell in cells.items()}
                 for future in as_completed(waiting):
                     on_result(waiting[future], future.result())
                     bar.update()
             except BaseException:  # no signal reaches the threads
-                self.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                beside.stop.set()
                 raise
 
     def train(self, cell: Cell, settings: Settings) -> dict[str, Any]:
@@ -213,7 +224,7 @@ class CellRunner:
                 *("--output_dir", str(place / REPORT_FOLDER), "--batch_size", str(feeding["batch_size"])),
                 *("--num_workers", str(feeding["num_workers"])),
                 log=place / LOG_FILE,
-                on_gpu=_is_on_gpu(settings),
+                settings=settings,
             )
             if reason:
                 return _ended(place, reason)
@@ -243,14 +254,14 @@ class CellRunner:
             "output_dir": str(place),
             "protocols": protocols,
             "feeding": self.feeding(settings) | {"progress": self.progress},
-            "num_threads": settings.run.num_threads,
+            "num_threads": cell.variant.recipe.get("num_threads"),  # nothing runs beside
         }
         _write(place, request, name=REQUEST_FILE)
         reason = self._module(
             "railsformer.compare.score_cell",
             str(place / REQUEST_FILE),
             log=place / LOG_FILE,
-            on_gpu=_is_on_gpu(settings),
+            settings=settings,
         )
         if reason:
             return str(_ended(place, reason)["reason"])
@@ -301,20 +312,21 @@ class CellRunner:
             for old in (place / REPORT_FOLDER, *(self.place(what, cell) for what in _SCORED)):
                 shutil.rmtree(old, ignore_errors=True)
         facts, began = _facts_of_training(place, settings, is_resumed=is_resumed), time.monotonic()
+        facts["jobs"] = self.jobs
         _write(place, facts | {"seconds_lost": True}, name=TRAINED_FILE)  # should a kill leave nothing else
         try:
-            return self._train_process(cell, [*self._flags(cell), *resuming], on_gpu=_is_on_gpu(settings))
+            return self._train_process(cell, [*self._flags(cell), *resuming], settings)
         finally:
             facts["training_seconds"] += time.monotonic() - began
             _write(place, facts, name=TRAINED_FILE)
 
-    def _train_process(self, cell: Cell, flags: list[str], *, on_gpu: bool) -> str | None:
+    def _train_process(self, cell: Cell, flags: list[str], settings: Settings) -> str | None:
         log = self.place("accuracy", cell) / LOG_FILE
         if cell.variant.kind == "run":
-            return self._verb("train", *flags, log=log, on_gpu=on_gpu)
+            return self._verb("train", *flags, log=log, settings=settings)
         options = [part for name, value in cell.variant.options.items() for part in (f"--{name}", value)]
         module = {"other": "railsformer.compare.other_models", "peer": "railsformer.compare.peer_cell"}
-        return self._module(module[cell.variant.kind], *options, *flags, log=log, on_gpu=on_gpu)
+        return self._module(module[cell.variant.kind], *options, *flags, log=log, settings=settings)
 
     def _reached(self, cell: Cell) -> dict[str, Any]:
         place, predictions = self.place("accuracy", cell), self.predictions(cell)
@@ -332,19 +344,26 @@ class CellRunner:
             **kept,
         }
 
-    def _verb(self, *arguments: str, log: Path, on_gpu: bool) -> str | None:
-        return _overflow(run_verb(*arguments, log=log, **self._process(on_gpu=on_gpu)))
+    def _verb(self, *arguments: str, log: Path, settings: Settings) -> str | None:
+        return _overflow(run_verb(*arguments, log=log, **self._process(settings)))
 
-    def _module(self, module: str, *arguments: str, log: Path, on_gpu: bool) -> str | None:
-        return _overflow(run_module(module, *arguments, log=log, **self._process(on_gpu=on_gpu)))
+    def _module(self, module: str, *arguments: str, log: Path, settings: Settings) -> str | None:
+        return _overflow(run_module(module, *arguments, log=log, **self._process(settings)))
 
-    def _process(self, *, on_gpu: bool) -> dict[str, Any]:
-        limit = memory_limit(self.memory_gib, on_gpu=on_gpu)
-        if self.jobs == 1:
+    def _process(self, settings: Settings) -> dict[str, Any]:
+        """Options of a cell's process."""
+        if self.beside is None:
+            limit = memory_limit(self.memory_gib, on_gpu=_is_on_gpu(settings))
             return {"lock": self.lock, "progress": self.progress, "limit_bytes": limit}
-        if limit is not None and self.memory_gib is None and not on_gpu:
-            limit //= self.jobs
-        return {"lock": self.lock, "limit_bytes": limit, "stop": self.stop}
+        # Training takes threads from its flags; evaluation, which has none, from the environment.
+        threads = {"OMP_NUM_THREADS": str(settings.run.num_threads or 1)}
+        limit = self.beside.limits[_is_on_gpu(settings)]
+        return {"lock": self.lock, "limit_bytes": limit, "stop": self.beside.stop, "environment": threads}
+
+    def _share(self, *, on_gpu: bool) -> int | None:
+        """Memory of each of `jobs` processes: what was asked for, or a part of what is free."""
+        limit = memory_limit(self.memory_gib, on_gpu=on_gpu)
+        return limit if limit is None or on_gpu or self.memory_gib is not None else limit // self.jobs
 
 
 def right_of(predictions: Predictions) -> np.ndarray:

@@ -80,8 +80,6 @@ class ComparisonSettings:
             raise ValueError(f"--what {self.trained[0]} trains networks and needs --dataset; give it, or --what cost")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise ValueError(f"--memory_gib must be positive, got {self.memory_gib}; leave it out for what is free")
-        if self.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ _OF_TRAINING = (
 # Of a recipe, what the 3D CNN's training does not have, and the value with which that makes no difference.
 _NOT_OF_PEER = {
     "mixup_alpha": 0, "focal_gamma": 0, "head_learning_rate_factor": 1, "layer_decay": 1, "stochastic_depth_rate": 0,
+    "time_table": "zeros",
     "early_stopping_patience": None, "optim": "adamw_torch", "lr_scheduler_type": "cosine",
     "metric_for_best_model": "f1_macro",
 }  # fmt: skip

@@ -97,6 +97,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     file = checkpoint / RECORD_FILE
     if file.is_file():
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record["identity"].setdefault("time_table", "zeros")  # of versions that knew no other
         return record
     config_file = checkpoint / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -44,6 +44,7 @@ def run_module(
     progress: bool = False,
     limit_bytes: int | None = None,
     stop: threading.Event | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> str | None:
     """As `run_verb`, of any module that prints its errors as our command line does.
 
@@ -57,12 +58,15 @@ def run_module(
         progress: Pass on what it prints.
         limit_bytes: Memory that it may take, on Linux; None leaves it alone.
         stop: Set where the main thread was told to end, and this one, which no signal reaches, waits.
+        environment: Variables beside those of this process.
 
     Raises:
         InterruptedError: If `stop` was set before the process ended.
     """
     command = [sys.executable, "-m", module, *arguments]
     options: dict[str, Any] = {} if sys.platform == "win32" else {"pass_fds": (lock.fileno(),)}
+    if environment:
+        options["env"] = {**os.environ, **environment}
     with log.open("ab") as file:
         begins = file.tell()
         # The lock goes along: should this process be killed, nobody else begins while the other still runs.
