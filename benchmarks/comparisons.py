@@ -9,15 +9,19 @@ dataset split by recording, and trains the five schemes and the three position e
 it tests divided attention with more clips and crops, and plays the test clips shuffled, reversed and as one picture.
 `tankyard` does the schemes on real railway CCTV, tested on a camera that training never saw. `cost` needs no data.
 Each leaves DIR/compare/compare.md, .html, .json and figures. Further flags go to `railsformer compare` as they are,
-such as --seeds 0.
+such as --seeds 0. `toy` also leaves DIR/compare/scenes.md, accuracy by scene.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from railsformer.cli import main as railsformer
+from railsformer.data.clips import load_video_dataset
 from railsformer.data.toy_yard import render_toy_yard
+from railsformer.evaluation.report_pages.predictions import read_predictions
 
 RECIPES = Path(__file__).parent / "recipes"
 DEMO_TRUNK = Path(__file__).parents[1] / "railsformer" / "model" / "demo_trunk"
@@ -46,6 +50,23 @@ def compare_toy(options: argparse.Namespace, flags: list[str]) -> None:
     dataset = build(yard, yard / "annotations.csv", options.output_dir / "toy_yard", *split)
     what = ("--what", "accuracy", "positions", "views", "probe", "--views", "1x1", "5x1", "1x3", "--model", DEMO_TRUNK)
     compare(options, *what, "--dataset", dataset, "--config", RECIPES / "toy_comparison.yaml", *flags)
+    tell_scenes(dataset, options.output_dir / "compare")
+
+
+def tell_scenes(dataset: Path, folder: Path) -> None:
+    """Accuracy by scene, mean over seeds: a scene's hazards and their twins are half and half, so blind is .5."""
+    scenes = np.array(load_video_dataset(dataset).split("test")["scene"])
+    names = sorted(set(scenes))
+    found: dict[str, list[list[float]]] = {}
+    for path in sorted(folder.glob("cells/accuracy/*/report/predictions.csv")):
+        said = read_predictions(path)
+        right = said.scores.argmax(axis=1) == said.references
+        of_seed = [float(right[scenes == name].mean()) for name in names]
+        found.setdefault(path.parts[-3].rpartition("-seed")[0], []).append(of_seed)
+    rows = [["variant", "seeds", *names], ["---", "---:", *["---:"] * len(names)]]
+    for name, seeds in found.items():
+        rows.append([name, str(len(seeds)), *(f"{value:.2f}".replace("0.", ".") for value in np.mean(seeds, axis=0))])
+    (folder / "scenes.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in rows), encoding="utf-8")
 
 
 def compare_tankyard(options: argparse.Namespace, flags: list[str]) -> None:
