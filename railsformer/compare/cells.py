@@ -356,7 +356,7 @@ class CellRunner:
             limit = memory_limit(self.memory_gib, on_gpu=_is_on_gpu(settings))
             return {"lock": self.lock, "progress": self.progress, "limit_bytes": limit}
         # Training takes threads from its flags; evaluation, which has none, from the environment.
-        threads = {"OMP_NUM_THREADS": str(settings.run.num_threads or 1)}
+        threads = {"OMP_NUM_THREADS": str(settings.run.num_threads)}
         limit = self.beside.limits[_is_on_gpu(settings)]
         return {"lock": self.lock, "limit_bytes": limit, "stop": self.beside.stop, "environment": threads}
 

@@ -94,9 +94,9 @@ def build_model(arguments: ModelArguments, dataset: VideoDataset) -> Railsformer
 def fill_time_table(model: RailsformerForVideoClassification) -> bool:
     """Give a learned time table of zeros sines and cosines over the clip, as large as the position table's rows.
 
-    From zeros the table has to grow before attention can tell frames apart, and at a learning rate of 1e-3 that takes
-    a tiny network most of its training. Frequencies go from half a wave over the clip to a wave of four frames; each
-    column's mean over time is taken off, so that on average a clip's patches stay what the start makes of them.
+    From zeros the table has to grow before attention can tell frames apart. Frequencies go from half a wave over the
+    clip to a wave of four frames; each column's mean over time is taken off, so that on average a clip's patches stay
+    what the start makes of them.
 
     Args:
         model: Changed in place; a table that holds something, is left out or has one frame stays as it is.
